@@ -1,0 +1,1 @@
+"""sairlib: sequential recommendation research in pure PyTorch."""

@@ -1,0 +1,123 @@
+"""From configuration to objects: the one place, beside the commands, that knows Hydra."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sairlib import checkpoint, runtime
+from sairlib.data.download import locate
+from sairlib.data.filters import Filters
+from sairlib.data.prepare import prepare
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Split, leave_one_out
+from sairlib.errors import UserError
+from sairlib.evaluator import EvaluationSettings, Evaluator
+from sairlib.models.recommender import Recommender
+from sairlib.trainer import TrainingSettings
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished (or interrupted) run, ready to be looked at."""
+
+    config: DictConfig
+    split: Split
+    store: SequenceStore
+    evaluator: Evaluator
+    model: Recommender
+    best_epoch: int
+
+
+def settings(config: DictConfig, group: str, kind: type[Settings]) -> Settings:
+    """``config[group]`` as a ``kind``, a frozen dataclass: unknown keys, wrong types and bad values are UserErrors."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), config[group])
+        made = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = f"{group}.{error.key}" if error.key else group
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(made, kind)
+    return made
+
+
+def split(config: DictConfig) -> Split:
+    """Find, read, filter and split the data set."""
+    reader = _instantiate(config.dataset.reader, "dataset.reader")
+    filters = settings(config.dataset, "filters", Filters)
+    place: dict[str, Any] = {key: config.dataset[key] for key in config.dataset if key not in ("reader", "filters")}
+    source = locate(root=Path(config.data.root).expanduser(), **place)
+    cache = Path(config.data.cache) if config.data.cache else None
+    return leave_one_out(prepare(source, reader, filters, cache))
+
+
+def model(config: DictConfig, split: Split, device: torch.device) -> Recommender:
+    """The model, with what only the run knows: the sizes of the data, its categories, and the maximum length."""
+    data = split.dataset
+    facts = {
+        "n_items": data.n_items,
+        "n_users": data.n_users,
+        "max_len": config.max_len,
+        "item_categories": torch.from_numpy(data.item_categories),
+        "n_categories": data.n_categories,
+    }
+    try:
+        wanted = inspect.signature(get_class(config.model._target_)).parameters
+    except Exception as error:  # Hydra wraps whatever an import may raise
+        raise UserError(f"model._target_={config.model._target_} is not there: {error}") from error
+    made = _instantiate(config.model, "model", **{name: fact for name, fact in facts.items() if name in wanted})
+    assert isinstance(made, Recommender)
+    return made.to(device)
+
+
+def identity(config: DictConfig, split: Split) -> dict[str, str]:
+    """What a checkpoint must share with a run to be of use to it."""
+    return {"model": str(config.model._target_), "data and split": split.sha256()}
+
+
+def load_run(directory: Path, overrides: DictConfig | None = None, device: str = "auto") -> Run:
+    """A run's data, evaluator and best model; ``overrides`` (``data``, ``evaluation``) replace what is not null in them.
+
+    UserError for a directory without a run, or whose data is no longer what the weights were trained on.
+    """
+    path = directory / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{directory} holds no run (no config.yaml in it); give run=DIR, a directory that train has made")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    for group in ("data", "evaluation"):
+        for key, value in ((overrides or {}).get(group) or {}).items():
+            if value is not None:
+                config[group][key] = value
+    chosen = runtime.choose_device(device)
+    evaluation = settings(config, "evaluation", EvaluationSettings)
+    state = checkpoint.load(directory / "best.pt", chosen)
+    parts = split(config)
+    store = SequenceStore(parts, config.max_len, chosen)
+    best = model(config, parts, chosen)
+    checkpoint.load_weights(best, state, identity(config, parts), directory / "best.pt")
+    return Run(config, parts, store, Evaluator(parts, store, evaluation), best.eval(), state["epoch"])
+
+
+def training(config: DictConfig) -> TrainingSettings:
+    """The training settings."""
+    return settings(config, "training", TrainingSettings)
+
+
+def _instantiate(config: DictConfig, where: str, **facts: Any) -> Any:
+    try:
+        return instantiate(config, **facts)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise UserError(f"{where}: {error.__cause__}") from error
+        if isinstance(error.__cause__, TypeError):  # an argument that isn't there, or a wrong type for one
+            raise UserError(f"{where}: {' '.join(str(error.__cause__).split())}") from error
+        raise

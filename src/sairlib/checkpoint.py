@@ -1,0 +1,73 @@
+"""Checkpoints: written whole or not at all, checked when read, plain tensors and numbers only."""
+
+import os
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sairlib.errors import UserError
+
+FORMAT = 1
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` beside ``path``, flush it to the disk, and only then put it in place.
+
+    UserError if that fails (no room, read-only); what stood at ``path`` before is then untouched.
+    """
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        with open(partial, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+        with suppress(OSError):
+            partial.unlink()
+        kept = "; the previous one is intact" if path.exists() else ""
+        raise UserError(f"could not write checkpoint {path} ({_reason(error)}){kept}") from error
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what ``save`` wrote. UserError for a file that is missing, truncated, damaged, hostile or of a newer format."""
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch itself does not look at the checksums
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} is not a whole checkpoint ({_reason(error)})") from error
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: checksum of {damaged} is wrong")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        # Never again with weights_only=False: that would run whatever a stranger put into the file.
+        raise UserError(f"{path} is not a sairlib checkpoint ({_reason(error)})") from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise UserError(f"{path} is not a sairlib checkpoint")
+    if state["format"] != FORMAT:
+        raise UserError(f"{path} has checkpoint format {state['format']}, this sairlib reads {FORMAT}: upgrade sairlib")
+    return state
+
+
+def load_weights(model: torch.nn.Module, state: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
+    """Put ``state``'s weights into ``model``. UserError if they are of another model or data set; nothing is loaded then."""
+    for key, value in identity.items():
+        if state["identity"].get(key) != value:
+            raise UserError(f"{path} belongs to another {key} ({state['identity'].get(key)}, here {value})")
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    stored = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
+    differing = sorted(name for name in own.keys() | stored.keys() if own.get(name) != stored.get(name))
+    if differing:
+        name = differing[0]
+        raise UserError(f"{path} is of a model with other settings: {name} is {stored.get(name)}, here {own.get(name)}")
+    model.load_state_dict(state["model"])
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

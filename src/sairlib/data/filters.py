@@ -1,0 +1,68 @@
+"""Which actions to keep: a lowest rating, then the k-core."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sairlib.data.interactions import ITEM, RATING, USER, Interactions
+from sairlib.errors import UserError
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Keeps ratings of ``min_rating`` or more; of these, the largest part in which every user has ``user_core``
+    actions or more and every item ``item_core`` or more. The defaults keep everything.
+    """
+
+    min_rating: float | None = None
+    user_core: int = 0
+    item_core: int = 0
+
+    def __post_init__(self) -> None:
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise UserError(f"filters.min_rating={self.min_rating}: must be a finite number, or null for no filter")
+        for name, value in (("user_core", self.user_core), ("item_core", self.item_core)):
+            if value < 0:
+                raise UserError(f"filters.{name}={value}: must be 0 (no filter) or more")
+
+    def apply(self, interactions: Interactions) -> Interactions:
+        """The actions that pass, in the same order; UserError if none does."""
+        frame = interactions.frame
+        if self.min_rating is not None:
+            if RATING not in frame:
+                raise UserError(f"filters.min_rating={self.min_rating}: {interactions.source} has no ratings")
+            frame = self._keep(interactions, frame, (frame[RATING] >= self.min_rating).to_numpy(), "min_rating")
+        if max(self.user_core, self.item_core) > 1:
+            core = k_core(frame[USER].to_numpy(), frame[ITEM].to_numpy(), self.user_core, self.item_core)
+            frame = self._keep(interactions, frame, core, "user_core and item_core")
+        if frame is interactions.frame:
+            return interactions
+        return Interactions(frame, interactions.source, interactions.categories)
+
+    def _keep(
+        self, interactions: Interactions, frame: pd.DataFrame, keep: NDArray[np.bool_], cause: str
+    ) -> pd.DataFrame:
+        if not keep.any():
+            raise UserError(
+                f"{interactions.source}: nothing is left of {len(interactions):,} interactions after {cause}; lower"
+                f" filters.min_rating={self.min_rating}, user_core={self.user_core} or item_core={self.item_core}"
+            )
+        return frame if keep.all() else frame[keep].reset_index(drop=True)
+
+
+def k_core(users: NDArray[np.int64], items: NDArray[np.int64], user_core: int, item_core: int) -> NDArray[np.bool_]:
+    """Which actions are in the largest part where every user and every item has that many; repeats count."""
+    kept = np.arange(len(users))
+    user_codes, item_codes = pd.factorize(users)[0], pd.factorize(items)[0]
+    while True:
+        enough = (np.bincount(user_codes) >= user_core)[user_codes] & (np.bincount(item_codes) >= item_core)[item_codes]
+        if enough.all():
+            break
+        # Dropping a user may make an item too rare, and the other way round: again, on what is left.
+        kept, user_codes, item_codes = kept[enough], user_codes[enough], item_codes[enough]
+    mask = np.zeros(len(users), bool)
+    mask[kept] = True
+    return mask

@@ -1,0 +1,72 @@
+"""One table of who did what when, checked when it is made. Column names live here and nowhere else."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from sairlib.errors import UserError
+
+USER, ITEM, TIMESTAMP, RATING, CATEGORY = "user", "item", "timestamp", "rating", "category"
+_KINDS = {USER: "id", ITEM: "id", TIMESTAMP: "number", RATING: "number"}
+
+
+def no_categories() -> pd.DataFrame:
+    """An empty table of (item, category) pairs."""
+    table: pd.DataFrame = pd.DataFrame({ITEM: np.empty(0, np.int64), CATEGORY: np.empty(0, object)})
+    return table
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Actions in file order, with the ids of the file.
+
+    ``frame`` has the columns ``user`` and ``item`` (integers, not negative) and may have ``timestamp``
+    (epoch seconds, or any number that grows with time) and ``rating``. ``categories`` holds one
+    (item, category) row for each category of an item; an item may have several or none.
+
+    Raises UserError, naming the source and the first bad row, for a table that is empty, lacks a column, or
+    holds a missing, negative or non-numeric value.
+    """
+
+    frame: pd.DataFrame
+    source: str
+    categories: pd.DataFrame = field(default_factory=no_categories)
+
+    def __post_init__(self) -> None:
+        for column in (USER, ITEM):
+            if column not in self.frame:
+                raise UserError(f"{self.source}: no column '{column}' (found: {', '.join(map(str, self.frame))})")
+        if len(self.frame) == 0:
+            raise UserError(f"{self.source}: no interactions in it")
+        for column in self.frame.columns.intersection(list(_KINDS)):
+            self._check(column)
+
+    def _check(self, column: str) -> None:
+        values = self.frame[column]
+        is_id = _KINDS[column] == "id"
+        plain = isinstance(values.dtype, np.dtype)
+        if plain and values.dtype.kind in "iu":
+            bad = (values < 0).to_numpy() if is_id else np.zeros(len(values), bool)
+            if is_id and values.dtype == np.uint64:
+                bad = (values > np.iinfo(np.int64).max).to_numpy()
+        elif plain and values.dtype.kind == "f" and not is_id:
+            bad = ~np.isfinite(values.to_numpy())
+        else:
+            # Text, objects, fractions: would sort or index wrongly even where they look like numbers.
+            numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+            bad = ~np.isfinite(numbers)
+            if is_id and not bad.any():
+                bad = (numbers < 0) | (numbers % 1 != 0) | (numbers >= 2**63)
+            if not bad.any():
+                wanted = "int64" if is_id else "int64 or float64"
+                raise UserError(f"{self.source}: column {column} has the type {values.dtype}; convert it to {wanted}")
+        if bad.any():
+            row = int(bad.argmax())
+            wanted = "an integer >= 0 (and < 2^63)" if is_id else "a finite number"
+            value = values.iloc[row]
+            shown = repr(value.item() if isinstance(value, np.generic) else value)
+            raise UserError(f"{self.source}: row {row + 1}: {column} is {shown}, not {wanted}")
+
+    def __len__(self) -> int:
+        return len(self.frame)

@@ -1,0 +1,73 @@
+"""From a data set's files to a Dataset, by way of a cache keyed by everything that shapes it."""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from sairlib.data.dataset import Dataset, index
+from sairlib.data.filters import Filters
+from sairlib.data.interactions import Interactions
+from sairlib.data.source import Source
+
+VERSION = 1
+"""Goes up whenever the same files and settings would come out differently."""
+
+
+class Reader(Protocol):
+    """What a file format needs: which members shape the result, and the table they make."""
+
+    def files(self, source: Source) -> list[str]: ...
+
+    def read(self, source: Source) -> Interactions: ...
+
+
+def prepare(source: Source, reader: Reader, filters: Filters, cache: Path | None) -> Dataset:
+    """Read, filter and index; or take what an earlier run with the same files and settings has stored.
+
+    The key covers the content of the files, the reader with its settings, the filters and VERSION. A cache that is
+    damaged or cannot be written is only a lost convenience: the data is prepared anew.
+    """
+    if cache is None:
+        return index(filters.apply(reader.read(source)))
+    shaped_by = [VERSION, source.sha256(reader.files(source)), repr(reader), asdict(filters)]
+    key = hashlib.sha256(json.dumps(shaped_by).encode()).hexdigest()[:32]
+    path = cache.expanduser() / f"{key}.npz"
+    stored = _read(path)
+    if stored is not None:
+        return stored
+    dataset = index(filters.apply(reader.read(source)))
+    _write(path, dataset)
+    return dataset
+
+
+def _read(path: Path) -> Dataset | None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:  # zip members carry checksums: damage is noticed
+            names = tuple(str(name) for name in arrays["category_names"])
+            fields = ("items", "offsets", "user_ids", "item_ids", "item_categories")
+            return Dataset(*(arrays[field] for field in fields), category_names=names)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write(path: Path, dataset: Dataset) -> None:
+    arrays = {**vars(dataset), "category_names": np.array(dataset.category_names, dtype=str)}
+    partial: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+    except OSError:
+        if partial is not None:
+            with suppress(OSError):
+                os.unlink(partial)

@@ -1,0 +1,42 @@
+"""Item categories: one (item, category) row each, from '|' separated names."""
+
+import csv
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from sairlib.data.interactions import CATEGORY, ITEM
+from sairlib.data.readers.table import header_positions, open_text, read_id
+from sairlib.data.source import Source
+from sairlib.errors import UserError
+
+NONE = frozenset({"", "(no genres listed)", "unknown"})
+"""Ways of saying that an item has no category."""
+
+
+def category_table(rows: Iterable[tuple[int, Iterable[str]]]) -> pd.DataFrame:
+    """Pairs of (item, category), in order, from items and the names of their categories."""
+    pairs = [(item, name.strip()) for item, names in rows for name in names if name.strip().lower() not in NONE]
+    items = np.array([item for item, _ in pairs], np.int64)
+    table: pd.DataFrame = pd.DataFrame({ITEM: items, CATEGORY: np.array([name for _, name in pairs], object)})
+    return table
+
+
+def read_category_csv(source: Source, name: str, item: str, categories: str) -> pd.DataFrame:
+    """From the columns ``item`` and ``categories`` of a csv with a header."""
+    where = source.where(name)
+    rows: list[tuple[int, list[str]]] = []
+    with open_text(source, name) as lines:
+        reader = csv.reader(lines)
+        try:
+            item_at, categories_at = header_positions(next(reader, []), [item, categories], where)
+            for fields in reader:
+                if not fields:
+                    continue
+                if len(fields) <= max(item_at, categories_at):
+                    raise UserError(f"{where}, line {reader.line_num}: only {len(fields)} fields: {fields[0][:40]!r}")
+                rows.append((read_id(fields[item_at], item, where, reader.line_num), fields[categories_at].split("|")))
+        except csv.Error as error:
+            raise UserError(f"{where}, line {reader.line_num}: {error}") from error
+    return category_table(rows)

@@ -1,0 +1,32 @@
+"""Lines of "user item", each user's in time order, as the authors of SASRec publish their data."""
+
+from dataclasses import dataclass
+
+from sairlib.data.interactions import ITEM, USER, Interactions, no_categories
+from sairlib.data.readers.categories import read_category_csv
+from sairlib.data.readers.table import WHITESPACE, Layout, read_table
+from sairlib.data.source import Source
+
+_LAYOUT = Layout(WHITESPACE, {"user": USER, "item": ITEM})
+
+
+@dataclass(frozen=True)
+class UserItemText:
+    """Reads ``file``; the order of its lines is the order in time.
+
+    ``item_map`` names a csv with the columns ``sasrec_item_id`` and ``genres`` ('|' between them). Where it does
+    not lie beside the file, the items have no categories.
+    """
+
+    file: str
+    item_map: str | None = None
+
+    def files(self, source: Source) -> list[str]:
+        """The files that shape the result."""
+        return [self.file, *([self.item_map] if self.item_map and source.has(self.item_map) else [])]
+
+    def read(self, source: Source) -> Interactions:
+        file, *item_map = self.files(source)
+        frame = read_table(source, file, _LAYOUT)
+        categories = read_category_csv(source, item_map[0], "sasrec_item_id", "genres") if item_map else no_categories()
+        return Interactions(frame, source.where(file), categories)

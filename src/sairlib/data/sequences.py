@@ -1,0 +1,78 @@
+"""The store: every sequence on the training device as one flat array, and batches by index arithmetic."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sairlib.batch import PAD, EvalBatch
+from sairlib.data.negatives import Unseen
+from sairlib.data.split import Part, Split
+
+WINDOW = 8
+"""Batches among which rows are grouped by length: enough to halve the padding, few enough to keep batches mixed."""
+
+
+class SequenceStore:
+    """Histories of a split (CSR) on one device.
+
+    ``train_rows`` are the users with at least 2 training actions; the others have nothing to predict.
+    """
+
+    def __init__(self, split: Split, max_len: int, device: torch.device) -> None:
+        self.max_len = max_len
+        self.device = device
+        data = split.dataset
+        self.items = torch.from_numpy(data.items).to(device)
+        self.starts = torch.from_numpy(data.offsets[:-1]).to(device)
+        self.lengths = torch.from_numpy(data.offsets[1:] - data.offsets[:-1]).to(device)
+        self.train_lengths = torch.from_numpy(split.train_lengths).to(device)
+        self.eval_users = torch.from_numpy(split.eval_users).to(device)
+        owners = torch.repeat_interleave(torch.arange(data.n_users, device=device), self.lengths)
+        trains = torch.arange(len(owners), device=device) - self.starts[owners] < self.train_lengths[owners]
+        # Only the training part: to spare held-out items from being negatives would tell the model which they are.
+        self.unseen = Unseen(owners[trains], self.items[trains], data.n_users, data.n_items)
+        self.train_rows = torch.nonzero(self.train_lengths >= 2).squeeze(1)
+
+    def windows(self, users_B: Tensor, ends_B: Tensor, width: int) -> Tensor:
+        """The last ``width`` items before each user's ``end`` (B, N), right-padded, N = the longest there is."""
+        lengths_B = ends_B.clamp(max=width)
+        steps_N = torch.arange(int(lengths_B.max()), device=self.device)
+        index_BN = (self.starts[users_B] + ends_B - lengths_B)[:, None] + steps_N
+        real_BN = steps_N < lengths_B[:, None]
+        return torch.where(real_BN, self.items[index_BN.clamp_(max=len(self.items) - 1)], PAD)
+
+    def epoch(self, batch_size: int, group_by_length: bool, generator: torch.Generator) -> list[Tensor]:
+        """Every training user exactly once, in shuffled batches of user numbers.
+
+        With ``group_by_length`` rows of like length, within windows of 8 batches, share a batch.
+        """
+        shuffled = self.train_rows[torch.randperm(len(self.train_rows), generator=generator, device=self.device)]
+        if not group_by_length:
+            return list(shuffled.split(batch_size))
+        batches: list[Tensor] = []
+        for window in shuffled.split(WINDOW * batch_size):
+            shown = self.train_lengths[window].clamp(max=self.max_len + 1)
+            batches.extend(window[torch.argsort(shown, stable=True)].split(batch_size))
+        order = torch.randperm(len(batches), generator=generator, device=self.device)
+        return [batches[i] for i in order.tolist()]
+
+    def train_window(self, users_B: Tensor) -> tuple[Tensor, Tensor]:
+        """``items_BN`` and the same shifted by one, ``targets_BN``, of the users' training parts."""
+        window = self.windows(users_B, self.train_lengths[users_B], self.max_len + 1)
+        targets_BN = window[:, 1:]
+        # The last training item has no target: dropped as an input, so that the newest input is the last that counts.
+        return torch.where(targets_BN != PAD, window[:, :-1], PAD), targets_BN
+
+    def evaluation(self, part: Part, batch_size: int) -> Iterator[tuple[Tensor, EvalBatch]]:
+        """All evaluated users, those of like length together: (their rows among ``eval_users``, the batch)."""
+        ends = self.lengths[self.eval_users] - part.value
+        for rows_B in torch.argsort(ends.clamp(max=self.max_len), stable=True).split(batch_size):
+            users_B = self.eval_users[rows_B]
+            items_BN = self.windows(users_B, ends[rows_B], self.max_len)
+            yield rows_B, EvalBatch(users_B, items_BN, self.items[self.starts[users_B] + ends[rows_B]])
+
+    def histories(self, users_B: Tensor, part: Part) -> Tensor:
+        """Everything before the held-out item, uncut (B, S), right-padded: what full ranking removes."""
+        ends_B = self.lengths[users_B] - part.value
+        return self.windows(users_B, ends_B, int(ends_B.max()))

@@ -1,0 +1,157 @@
+"""SAIR: self-attentive interest retrieval (Wu, Li and Tian, CCET 2022)."""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from sairlib.errors import UserError
+from sairlib.models.recommender import Recommender, inner_products
+from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
+from sairlib.nn.item_encoder import CategoryEmbedding, ItemEncoder
+
+VARIANTS = ("sair", "full", "label")
+
+
+@final
+class SAIR(Recommender):
+    """e_t: K of L latent interests, retrieved by the prefix up to t, fused into one vector (eq. 1 to 11).
+
+    ``encoder`` (ItemEncoder) turns the sequence into prefix vectors F; ``retrieval`` (InterestRetrieval) relates each
+    to the pool C (L, D), lets the relevances attend to one another along the sequence, causally, and keeps K;
+    ``aggregator`` (InterestAggregator) fuses those. Items are scored by <H_id, e_t>.
+
+    ``variant``: ``sair``; ``full``: no interaction layer and no selection, all L weighed by softmax of Ca (top_k is
+    not used); ``label``: the pool is the table of category embeddings (L = T; n_interests is not used).
+
+    Where the paper is silent or contradicts itself, an argument decides. In the order of the questions:
+
+    1. Eq. (5) attends over positions. It is causal here, always: otherwise step t sees the item it predicts.
+    2. ``weights``: eq. (9) weighs by the kept entries of Ca-hat (``interacted``) or of Ca (``raw``, the letter, under
+       which the matrices of eq. (5) receive no gradient at all).
+    3. ``interest_ffn``: a net for each of the K ranks (``per_slot``) or one for all (``shared``).
+    4. ``n_blocks``, ``n_heads``, ``norm``, ``scale_items``: the encoder is SASRec's; the paper says "in a typical SANs
+       manner" and gives no numbers. ``dropout`` is not given either.
+    5. ``interaction_residual``: Ca-hat = Ca + Attention(Ca) instead of the letter's Attention(Ca).
+    6. Eq. (5) is scaled by sqrt(L), its own width.
+    7. ``category_pooling``: what becomes of several categories: ``mean``, ``sum``, ``first``. ``use_category=False``
+       leaves H_cate out of eq. (1), and so does a data set without categories.
+    8. ``score_with_category``: eq. (11) scores with H_id + H_cate instead of H_id alone.
+    9. ``decov_weight``: weight of L_d. For ``label`` it falls on the category embeddings, which are the pool.
+
+    Deviations from the paper: (a) the logistic loss puts the sigmoid into eq. (12) that the formula leaves out;
+    (b) L_ce is the mean over steps, not the sum, so L_d weighs more against it than in eq. (13)'s letter.
+    """
+
+    every_step = True
+
+    def __init__(
+        self,
+        n_items: int,
+        max_len: int,
+        item_categories: Tensor,
+        n_categories: int,
+        n_interests: int = 10,
+        top_k: int = 3,
+        d: int = 64,
+        n_blocks: int = 2,
+        n_heads: int = 1,
+        dropout: float = 0.2,
+        variant: str = "sair",
+        weights: str = "interacted",
+        interest_ffn: str = "per_slot",
+        interaction_residual: bool = False,
+        use_category: bool = True,
+        category_pooling: str = "mean",
+        score_with_category: bool = False,
+        decov_weight: float = 1.0,
+        norm: str = "pre",
+        scale_items: bool = True,
+    ) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise UserError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
+        if decov_weight < 0:
+            raise UserError(f"decov_weight must be 0 or more, not {decov_weight}")
+        needs_category = variant == "label" or score_with_category
+        if needs_category and not n_categories:
+            raise UserError("SAIR-label and score_with_category need item categories, and this data set has none")
+        self.n_items = n_items
+        self.variant = variant
+        self.decov_weight = decov_weight
+        self.score_with_category = score_with_category
+        self.categories = (
+            CategoryEmbedding(item_categories, n_categories, d, category_pooling)
+            if n_categories and (use_category or needs_category)
+            else None
+        )
+        self.encoder = ItemEncoder(
+            n_items,
+            max_len,
+            d,
+            n_blocks,
+            n_heads,
+            dropout,
+            norm=norm,
+            scale_items=scale_items,
+            categories=self.categories if use_category else None,
+        )
+        pool_size = n_categories if variant == "label" else n_interests
+        n_slots = pool_size if variant == "full" else top_k
+        self.retrieval = InterestRetrieval(pool_size, n_slots, weights, interaction_residual, select=variant != "full")
+        self.aggregator = InterestAggregator(n_slots, d, interest_ffn, dropout)
+        if variant != "label":
+            self.learned_pool_LD = nn.Parameter(torch.empty(n_interests, d))
+            nn.init.normal_(self.learned_pool_LD, std=d**-0.5)
+
+    @property
+    def pool_LD(self) -> Tensor:
+        """C: the latent interests, or the category embeddings for SAIR-label."""
+        if self.variant == "label":
+            assert self.categories is not None
+            return self.categories.table.weight[1:]
+        return self.learned_pool_LD
+
+    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        states_BND, retrieved = self.retrieve(items_BN)
+        fused_BND: Tensor = self.aggregator(states_BND, self.pool_LD, retrieved)
+        return fused_BND
+
+    def retrieve(self, items_BN: Tensor) -> tuple[Tensor, Retrieved]:
+        """Prefix vectors F (B, N, D) and what the retrieval finds for them: Figures 2 and 3 are its first two."""
+        states_BND = self.encoder(items_BN)
+        return states_BND, self.retrieval(states_BND, self.pool_LD)
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        vectors = embedding(items, self.encoder.item_embedding.weight, padding_idx=0)
+        if self.score_with_category and self.categories is not None:
+            vectors = vectors + self.categories(items)
+        return inner_products(states, vectors)
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        table = self.encoder.item_embedding.weight
+        if self.score_with_category and self.categories is not None:
+            table = table + self.categories(torch.arange(len(table), device=table.device))
+        return states_BD @ table.T
+
+    def regularisers(self) -> dict[str, Tensor]:
+        return {"decov": self.decov_weight * decorrelation(self.pool_LD)}
+
+    @torch.no_grad()
+    def diagnose(self, items_BN: Tensor, users_B: Tensor) -> dict[str, Tensor]:
+        """``interest_share``: how much of the weight each of the L gets, over all real steps; and ``kept_share``:
+        how often it is among the kept; ``interest_entropy``: of the kept share, 1 = all L equally, 0 = one alone."""
+        _, retrieved = self.retrieve(items_BN)
+        real_BN = items_BN != 0
+        kept = retrieved.kept_BNK[real_BN].flatten()
+        size = retrieved.relevance_BNL.shape[-1]
+        weight = torch.bincount(kept, retrieved.weights_BNK[real_BN].flatten().float(), minlength=size)
+        count = torch.bincount(kept, minlength=size).float()
+        share = count / count.sum()
+        entropy = -(share * share.clamp_min(1e-12).log()).sum() / torch.log(torch.tensor(float(max(size, 2))))
+        return {
+            "interest_share": weight / weight.sum(),
+            "kept_share": count / real_BN.sum(),
+            "interest_entropy": entropy,
+        }

@@ -1,0 +1,98 @@
+"""SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018)."""
+
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from sairlib.errors import UserError
+from sairlib.models.recommender import Recommender, inner_products
+from sairlib.nn.item_encoder import ItemEncoder, init_table
+
+
+@final
+class SASRec(Recommender):
+    """r_{i,t} = F_t^(b) . N_i: a stack of causal self-attention blocks, scored by inner product (eq. 1 to 6).
+
+    Each block is g(x) = x + Dropout(g(LayerNorm(x))), first with g = softmax(QK^T / sqrt(d)) V, then with
+    g = ReLU(x W1 + b1) W2 + b2. The arguments are the rows of the paper's ablation table:
+
+    - ``positional_embedding=False``: (1) Remove PE. ``shared_item_embedding=False``: (2) Unshared IE, N apart from M.
+    - ``residual=False``: (3) Remove RC. ``dropout=0``: (4). ``n_blocks``: (5) to (7). ``n_heads=2``: (8).
+    - ``user_embedding=True``: r_{u,i,t} = (U_u + F_t) . M_i, the paper's section on explicit users. A user the model
+      was not trained on is a ValueError.
+    - ``norm``: ``pre`` is the paper's formula; ``post`` is LayerNorm(x + Dropout(g(x))), as some ports have it.
+
+    Deviations from the paper:
+
+    1. ``scale_items`` (default True) multiplies item embeddings by sqrt(d) on the way in. The paper does not say so,
+       its authors' code does; False is the paper's letter.
+    2. With ``norm="pre"`` a LayerNorm follows the last block, as in the authors' code; the paper is silent.
+    3. Positions count back from the newest item over right-padded sequences: equal to the paper's left padding.
+    4. The authors' code adds the NORMALISED input as the residual and drops attention weights out; the paper's formula
+       adds x itself and has no such dropout. We follow the formula; ``attention_dropout`` adds the latter.
+       ``output_projection`` adds the matrix of PyTorch's multi-head attention, absent from both.
+    5. Embeddings start Xavier-uniform (the default in the authors' framework); the paper is silent.
+    """
+
+    every_step = True
+
+    def __init__(
+        self,
+        n_items: int,
+        n_users: int,
+        max_len: int,
+        d: int = 50,
+        n_blocks: int = 2,
+        n_heads: int = 1,
+        dropout: float = 0.2,
+        norm: str = "pre",
+        positional_embedding: bool = True,
+        shared_item_embedding: bool = True,
+        residual: bool = True,
+        user_embedding: bool = False,
+        scale_items: bool = True,
+        attention_dropout: float = 0.0,
+        output_projection: bool = False,
+    ) -> None:
+        super().__init__()
+        self.n_items = n_items
+        self.uses_users = user_embedding
+        self.encoder = ItemEncoder(
+            n_items,
+            max_len,
+            d,
+            n_blocks,
+            n_heads,
+            dropout,
+            norm=norm,
+            residual=residual,
+            positional_embedding=positional_embedding,
+            scale_items=scale_items,
+            attention_dropout=attention_dropout,
+            output_projection=output_projection,
+        )
+        self.output_embedding = None if shared_item_embedding else nn.Embedding(n_items + 1, d, padding_idx=0)
+        if self.output_embedding is not None:
+            init_table(self.output_embedding)
+        self.user_embedding = nn.Embedding(n_users, d) if user_embedding else None
+        if self.user_embedding is not None:
+            init_table(self.user_embedding)
+
+    @property
+    def _table(self) -> Tensor:
+        return (self.output_embedding or self.encoder.item_embedding).weight
+
+    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        states_BND: Tensor = self.encoder(items_BN)
+        if self.user_embedding is not None:
+            if int(users_B.max()) >= self.user_embedding.num_embeddings:
+                raise UserError("SASRec with user_embedding knows only the users it was trained on")
+            states_BND = states_BND + self.user_embedding(users_B)[:, None]
+        return states_BND
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        return inner_products(states, embedding(items, self._table, padding_idx=0))
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        return states_BD @ self._table.T

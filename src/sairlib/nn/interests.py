@@ -1,0 +1,113 @@
+"""InterestRetrieval and InterestAggregator: from a prefix vector to K interests and back to one vector (SAIR)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from sairlib.errors import UserError
+from sairlib.nn.attention import CausalAttention
+from sairlib.nn.dropout import Dropout
+
+WEIGHTS = ("interacted", "raw")
+INTEREST_FFNS = ("per_slot", "shared")
+
+
+class Retrieved(NamedTuple):
+    """What InterestRetrieval finds at every step."""
+
+    relevance_BNL: Tensor
+    """Ca, eq. (4): the prefix against every interest of the pool."""
+    interacted_BNL: Tensor
+    """Ca-hat, eq. (5); Ca itself without the interaction layer."""
+    kept_BNK: Tensor
+    """C_k, eq. (6): indices into the pool, strongest first; 0..L-1 in order without selection."""
+    weights_BNK: Tensor
+    """W, eq. (9): softmax over the kept scores."""
+
+
+class InterestRetrieval(nn.Module):
+    """Relevance to L latent interests, their interaction along the sequence, and the K strongest (eq. 4 to 6, 9).
+
+    The pool C (L, D) is handed to ``forward``, because SAIR-label borrows the category embeddings for it.
+
+    The interaction attends over positions and is causal, always: without the mask step t would see the item it is to
+    predict. ``weights`` says what eq. (9) weighs by: ``interacted`` (Ca-hat) or ``raw`` (Ca, the paper's letter; then
+    eq. (5) decides by indices alone and its matrices receive no gradient). ``select=False`` is SAIR-full: no
+    interaction, no selection, all L weighed by softmax of Ca.
+    """
+
+    def __init__(self, n_interests: int, top_k: int, weights: str, interaction_residual: bool, select: bool) -> None:
+        super().__init__()
+        if weights not in WEIGHTS:
+            raise UserError(f"weights={weights!r}: choose one of {', '.join(WEIGHTS)}")
+        if not 1 <= top_k <= n_interests:
+            raise UserError(f"interests.top_k={top_k} must be between 1 and interests.n_interests={n_interests}")
+        self.top_k = top_k
+        self.weigh_raw = weights == "raw"
+        self.residual = interaction_residual
+        self.interaction = CausalAttention(n_interests) if select else None
+
+    def forward(self, states_BND: Tensor, pool_LD: Tensor) -> Retrieved:
+        relevance_BNL = states_BND @ pool_LD.T
+        if self.interaction is None:
+            every_L = torch.arange(pool_LD.shape[0], device=pool_LD.device)
+            return Retrieved(relevance_BNL, relevance_BNL, every_L.expand_as(relevance_BNL), relevance_BNL.softmax(-1))
+        interacted_BNL = self.interaction(relevance_BNL)
+        if self.residual:
+            interacted_BNL = interacted_BNL + relevance_BNL
+        scores_BNK, kept_BNK = interacted_BNL.topk(self.top_k, dim=-1)
+        if self.weigh_raw:
+            scores_BNK = relevance_BNL.gather(-1, kept_BNK)
+        return Retrieved(relevance_BNL, interacted_BNL, kept_BNK, scores_BNK.softmax(-1))
+
+
+class InterestAggregator(nn.Module):
+    """e_t = sum_i W_i FFN_i(I_i + F_t) over the kept interests (eq. 7, 8, 10).
+
+    FFN is eq. (3): LayerNorm(Linear(ReLU(Dropout(Linear(.))))). ``per_slot`` has one net for each of the K ranks
+    ("respectively, like multi-head"), ``shared`` one for all.
+    """
+
+    def __init__(self, n_slots: int, width: int, interest_ffn: str, dropout: float) -> None:
+        super().__init__()
+        if interest_ffn not in INTEREST_FFNS:
+            raise UserError(f"interest_ffn={interest_ffn!r}: choose one of {', '.join(INTEREST_FFNS)}")
+        nets = n_slots if interest_ffn == "per_slot" else 1
+        self.n_slots = n_slots
+        self.nets = nn.ModuleList(InterestFeedForward(width, dropout) for _ in range(nets))
+
+    def forward(self, states_BND: Tensor, pool_LD: Tensor, retrieved: Retrieved) -> Tensor:
+        """One vector at every step (B, N, D)."""
+        fused_BND = torch.zeros_like(states_BND)
+        for slot in range(self.n_slots):
+            interest_BND = nn.functional.embedding(retrieved.kept_BNK[..., slot], pool_LD)
+            active_BND = self.nets[slot % len(self.nets)](interest_BND + states_BND)
+            fused_BND = fused_BND + retrieved.weights_BNK[..., slot, None] * active_BND
+        return fused_BND
+
+
+class InterestFeedForward(nn.Module):
+    """LayerNorm(Linear(ReLU(Dropout(Linear(x))))), all of width D (SAIR, eq. 3)."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.dropout = Dropout(dropout)
+        self.second = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        for layer in (self.first, self.second):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.second(relu(self.dropout(self.first(x)))))
+        return out
+
+
+def decorrelation(pool_LD: Tensor) -> Tensor:
+    """DecovLoss: 1/2 (||Z||_F^2 - ||diag Z||^2), Z = (C - mean)(C - mean)^T / D, means over each row's D entries."""
+    centred_LD = pool_LD - pool_LD.mean(1, keepdim=True)
+    covariance_LL = centred_LD @ centred_LD.T / pool_LD.shape[1]
+    return 0.5 * (covariance_LL.square().sum() - covariance_LL.diagonal().square().sum())

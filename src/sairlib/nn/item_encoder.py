@@ -1,0 +1,105 @@
+"""ItemEncoder: from item ids to one vector for every prefix of the sequence (SASRec's encoder; SAIR, eq. 1 to 3)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sairlib.errors import UserError
+from sairlib.batch import PAD, positions
+from sairlib.nn.block import Block
+from sairlib.nn.dropout import Dropout
+
+POOLINGS = ("mean", "sum", "first")
+
+
+class CategoryEmbedding(nn.Module):
+    """H_cate: one vector for the categories of each item.
+
+    ``pooling`` says what becomes of several: their ``mean``, ``sum``, or the ``first`` in the file's order.
+    Shape of the buffer: (M + 1, G) category ids 1..T, PAD where there are fewer.
+    """
+
+    item_categories: Tensor
+
+    def __init__(self, item_categories: Tensor, n_categories: int, width: int, pooling: str) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise UserError(f"category_pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
+        self.mode = "sum" if pooling == "first" else pooling
+        kept = item_categories[:, :1] if pooling == "first" else item_categories
+        self.register_buffer("item_categories", kept, persistent=False)
+        self.table = nn.Embedding(n_categories + 1, width, padding_idx=PAD)
+        init_table(self.table)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Vectors (*items.shape, D)."""
+        categories = self.item_categories[items.reshape(-1)]
+        pooled = nn.functional.embedding_bag(categories, self.table.weight, mode=self.mode, padding_idx=PAD)
+        return pooled.view(*items.shape, -1)
+
+
+class ItemEncoder(nn.Module):
+    """E = H_id(x) + H_cate(x) + H_pos(x), then a stack of causal blocks: the state at t stands for the prefix up to t.
+
+    ``scale_items`` multiplies H_id by sqrt(D) on its way in (SASRec's authors' code). Position ids count back
+    from the newest item, which is what the papers' left padding comes to.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        max_len: int,
+        width: int,
+        n_blocks: int,
+        n_heads: int,
+        dropout: float,
+        *,
+        norm: str = "pre",
+        residual: bool = True,
+        positional_embedding: bool = True,
+        scale_items: bool = True,
+        attention_dropout: float = 0.0,
+        output_projection: bool = False,
+        categories: CategoryEmbedding | None = None,
+    ) -> None:
+        super().__init__()
+        if n_blocks < 0:
+            raise UserError(f"n_blocks must be 0 or more, not {n_blocks}")
+        if max_len < 1:
+            raise UserError(f"max_len must be at least 1, not {max_len}")
+        self.item_embedding = nn.Embedding(n_items + 1, width, padding_idx=PAD)
+        init_table(self.item_embedding)
+        self.position_embedding = nn.Embedding(max_len, width) if positional_embedding else None
+        if self.position_embedding is not None:
+            init_table(self.position_embedding)
+        self.categories = categories
+        self.scale = math.sqrt(width) if scale_items else 1.0
+        self.dropout = Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(width, n_heads, dropout, norm, residual, attention_dropout, output_projection)
+            for _ in range(n_blocks)
+        )
+        # The residual stream of pre-norm blocks is never normalised on its way: without this it reaches the scores raw.
+        self.final_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
+
+    def forward(self, items_BN: Tensor) -> Tensor:
+        """States (B, N, D)."""
+        states_BND = self.item_embedding(items_BN) * self.scale
+        if self.categories is not None:
+            states_BND = states_BND + self.categories(items_BN)
+        if self.position_embedding is not None:
+            states_BND = states_BND + self.position_embedding(positions(items_BN))
+        states_BND = self.dropout(states_BND)
+        for block in self.blocks:
+            states_BND = block(states_BND)
+        final_BND: Tensor = self.final_norm(states_BND)
+        return final_BND
+
+
+def init_table(table: nn.Embedding) -> None:
+    """Xavier-uniform over the real rows (the default of the SASRec authors' framework); PAD's row stays zero."""
+    nn.init.xavier_uniform_(table.weight)
+    if table.padding_idx is not None:
+        with torch.no_grad():
+            table.weight[table.padding_idx].zero_()

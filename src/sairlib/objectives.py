@@ -1,0 +1,34 @@
+"""What a model is asked to predict in training: from users to a batch, from a batch to the parts of the loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sairlib.errors import UserError
+from sairlib.batch import PAD, Batch
+from sairlib.data.sequences import SequenceStore
+from sairlib.losses import bce
+from sairlib.models.recommender import Recommender
+
+
+@dataclass(frozen=True)
+class NextItem:
+    """The next item at every step, against uniform negatives outside the user's training history (BCE)."""
+
+    n_negatives: int
+
+    def batch(self, store: SequenceStore, users_B: Tensor, generator: torch.Generator) -> Batch:
+        """Sequences of ``users_B`` and fresh negatives."""
+        items_BN, targets_BN = store.train_window(users_B)
+        negatives_BNC = store.unseen.draw(users_B, (items_BN.shape[1], self.n_negatives), generator)
+        return Batch(users_B, items_BN, targets_BN, negatives_BNC)
+
+    def loss(self, model: Recommender, batch: Batch) -> dict[str, Tensor]:
+        """Named scalars whose sum is to be minimised. ValueError for a model that may not train every step."""
+        if not model.every_step:
+            raise UserError(f"{type(model).__name__} sees the whole sequence: training every step would leak the target")
+        states_BND = model.encode(batch.items_BN, batch.users_B)
+        candidates_BNC = torch.cat([batch.targets_BN[..., None], batch.negatives_BNC], -1)
+        scores_BNC = model.score(states_BND, candidates_BNC)
+        return {"bce": bce(scores_BNC, candidates_BNC != PAD), **model.regularisers()}

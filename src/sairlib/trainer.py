@@ -1,0 +1,260 @@
+"""fit(): the one training loop, by hand."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sairlib import checkpoint
+from sairlib.batch import PAD, Batch
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Part
+from sairlib.errors import UserError
+from sairlib.evaluator import Evaluator, NonFiniteError
+from sairlib.models.recommender import Recommender
+from sairlib.objectives import NextItem
+from sairlib.runlog import RunLog
+
+SCHEDULES = ("constant", "linear", "cosine")
+PRECISIONS = ("fp32", "bf16")
+FLUSH = 20
+"""Steps between looks at the loss: on a GPU each look waits for the device."""
+DIAGNOSED = 512
+"""Users whose sequences a model's own figures (interest use) are taken from at each validation."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The training loop's settings.
+
+    epochs, batch_size, n_negatives: an epoch shows every user once; negatives are drawn anew for each step.
+    lr, betas, weight_decay: Adam's. schedule: ``constant``, or ``linear`` / ``cosine`` down to 0 at the last epoch,
+    after ``warmup_steps`` up from 0.
+    grad_clip: largest gradient norm, 0 for no limit.
+    patience: stop after so many epochs without a better validation figure ``monitor`` (ranking/metric); 0 never stops.
+    eval_every: epochs between validations.
+    precision: ``fp32``, or ``bf16`` (autocast; weights, optimiser and scores stay fp32).
+    compile: pass the forward pass and the loss through torch.compile.
+    group_by_length: sequences of like length share a batch (less padding); False mixes them fully.
+    """
+
+    epochs: int = 200
+    batch_size: int = 128
+    n_negatives: int = 1
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    grad_clip: float = 0.0
+    patience: int = 20
+    eval_every: int = 1
+    monitor: str = "sampled/ndcg@10"
+    precision: str = "fp32"
+    compile: bool = False
+    group_by_length: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "n_negatives", "eval_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"training.{name}={getattr(self, name)}: must be 1 or more")
+        for name in ("weight_decay", "warmup_steps", "grad_clip", "patience"):
+            if getattr(self, name) < 0:
+                raise UserError(f"training.{name}={getattr(self, name)}: must be 0 or more")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise UserError(f"training.lr={self.lr}: must be greater than 0")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"training.betas={list(self.betas)}: give two numbers in [0, 1)")
+        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"training.{name}={getattr(self, name)}: choose one of {', '.join(choices)}")
+
+    def lr_at(self, step: int, total_steps: int) -> float:
+        """Learning rate of the step'th step (from 0) of ``total_steps``."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        shrink = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+        return self.lr * shrink[self.schedule]
+
+
+@dataclass
+class Progress:
+    """How far training has come; with model, optimiser and generators, all that resuming needs."""
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Everything that changes during training, in one place, so that one file can hold it."""
+
+    def __init__(
+        self,
+        model: Recommender,
+        objective: NextItem,
+        store: SequenceStore,
+        evaluator: Evaluator,
+        settings: TrainingSettings,
+        seed: int,
+        identity: dict[str, Any],
+    ) -> None:
+        ranking, _, metric = settings.monitor.partition("/")
+        known = {f"{m}@{k}" for m in ("hr", "ndcg") for k in evaluator.settings.ks} | {"mrr"}
+        if ranking not in evaluator.settings.rankings or metric not in known:
+            raise UserError(
+                f"training.monitor={settings.monitor} is not measured: rankings are"
+                f" {', '.join(evaluator.settings.rankings)}, metrics {', '.join(sorted(known))}"
+            )
+        if len(store.train_rows) == 0:
+            raise UserError("no user has 2 training actions: there is nothing to train on; check the filters")
+        self.model = model
+        self.objective = objective
+        self.store = store
+        self.evaluator = evaluator
+        self.settings = settings
+        self.identity = identity
+        self.progress = Progress()
+        self.generator = torch.Generator(store.device).manual_seed(seed)
+        # betas and weight decay as Adam's own (L2 in the gradient), as the papers use them.
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+        self.loss = torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss
+        self.steps_per_epoch = math.ceil(len(store.train_rows) / settings.batch_size)
+
+    def fit(self, log: RunLog, directory: Path) -> None:
+        """Train until the epochs or the patience are used up; ``best.pt`` and ``last.pt`` stand in ``directory``."""
+        settings, progress = self.settings, self.progress
+        while progress.epoch < settings.epochs and not self._patience_is_over():
+            start = time.perf_counter()
+            figures = self._train_epoch(log)
+            progress.epoch += 1
+            seconds = time.perf_counter() - start
+            line = f"epoch {progress.epoch:>3}  loss {figures['loss']:.4f}  {seconds:.1f} s"
+            if progress.epoch % settings.eval_every == 0 or progress.epoch == settings.epochs:
+                line += self._validate(log, directory)
+            progress.seconds += time.perf_counter() - start
+            log.record(progress.epoch, progress.step, train=figures, seconds=round(seconds, 3))
+            checkpoint.save(directory / "last.pt", self.state())
+            log.say(line)
+
+    def _train_epoch(self, log: RunLog) -> dict[str, float]:
+        self.model.train()
+        start, shown, real = time.perf_counter(), 0, torch.zeros((), dtype=torch.long, device=self.store.device)
+        pending: list[Tensor] = []
+        figures: list[dict[str, float]] = []
+        batches = self.store.epoch(self.settings.batch_size, self.settings.group_by_length, self.generator)
+        for users_B in log.progress(batches, f"epoch {self.progress.epoch + 1}"):
+            batch = self.objective.batch(self.store, users_B, self.generator)
+            shown += batch.items_BN.numel()
+            real += (batch.items_BN != PAD).sum()
+            names, values = self._step(batch)
+            pending.append(values)
+            if len(pending) == FLUSH or self.progress.step % self.steps_per_epoch == 0:
+                figures += self._look(names, pending, log)
+                pending = []
+        seconds, tokens = time.perf_counter() - start, int(real)
+        log.scalars(
+            "speed",
+            {
+                "steps_per_second": len(batches) / seconds,
+                "tokens_per_second": tokens / seconds,
+                "padding_share": 1 - tokens / max(1, shown),
+            },
+            self.progress.step,
+        )
+        return {name: sum(f[name] for f in figures) / len(figures) for name in names}
+
+    def _step(self, batch: Batch) -> tuple[list[str], Tensor]:
+        """One step of training: the names and values of its figures, left on the device."""
+        lr = self.settings.lr_at(self.progress.step, self.settings.epochs * self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with torch.autocast(self.store.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            parts = self.loss(self.model, batch)
+        loss = torch.stack(list(parts.values())).sum()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip or math.inf)
+        self.optimizer.step()
+        self.progress.step += 1
+        values = torch.stack([loss, *parts.values(), norm]).detach()
+        return ["loss", *parts, "gradient_norm"], values
+
+    def _look(self, names: list[str], pending: list[Tensor], log: RunLog) -> list[dict[str, float]]:
+        """Bring the pending steps' figures to the host, stop on NaN or inf, and plot their mean."""
+        rows = torch.stack(pending).tolist()
+        first = self.progress.step - len(rows) + 1
+        for step, row in enumerate(rows, first):
+            if not all(map(math.isfinite, row)):
+                bad = [name for name, value in zip(names, row, strict=True) if not math.isfinite(value)]
+                raise NonFiniteError(f"{', '.join(bad)} became NaN or inf at step {step}")
+        figures = [dict(zip(names, row, strict=True)) for row in rows]
+        means = {name: sum(f[name] for f in figures) / len(figures) for name in names}
+        lr = self.optimizer.param_groups[0]["lr"]
+        log.scalars("train", {**means, "lr": lr}, self.progress.step)
+        return figures
+
+    def _validate(self, log: RunLog, directory: Path) -> str:
+        """Measure, keep the weights if they are the best so far, and say so in a few words."""
+        progress, start = self.progress, time.perf_counter()
+        ks = self.evaluator.settings.ks
+        measured = {
+            f"{ranking}/{name}": value
+            for ranking, ranks in self.evaluator.rank(self.model, Part.VALIDATION).items()
+            for name, value in ranks.means(ks).items()
+        }
+        seconds = time.perf_counter() - start
+        log.scalars("validation", measured, progress.step)
+        log.scalars("speed", {"validation_seconds": seconds}, progress.step)
+        log.record(progress.epoch, progress.step, validation=measured, seconds=round(seconds, 3))
+        self._diagnose(log)
+        monitor = self.settings.monitor
+        better = measured[monitor] > progress.best.get(monitor, -math.inf)
+        if better:
+            progress.best_epoch, progress.best = progress.epoch, measured
+            best = {"identity": self.identity, "epoch": progress.epoch, "model": self.model.state_dict()}
+            checkpoint.save(directory / "best.pt", best)
+        return f"  validation {monitor} {measured[monitor]:.4f}{' *' if better else '  '}  {seconds:.1f} s"
+
+    def _diagnose(self, log: RunLog) -> None:
+        users_B = self.store.eval_users[:DIAGNOSED]
+        ends_B = self.store.lengths[users_B] - Part.VALIDATION.value
+        self.model.eval()
+        figures = self.model.diagnose(self.store.windows(users_B, ends_B, self.store.max_len), users_B)
+        log.diagnosis(figures, self.progress.step)
+
+    def _patience_is_over(self) -> bool:
+        patience = self.settings.patience
+        return bool(patience) and self.progress.epoch - self.progress.best_epoch >= patience
+
+    def state(self) -> dict[str, Any]:
+        """All of training's state, as plain tensors and numbers."""
+        device = self.store.device
+        return {
+            "identity": self.identity,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "generator": self.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
+
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Go on where ``state`` was saved. UserError if it is of another model, data set or split."""
+        checkpoint.load_weights(self.model, state, self.identity, path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["torch_rng"].cpu())
+        if state["cuda_rng"] is not None and self.store.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.store.device)

@@ -1,0 +1,86 @@
+"""Files of a data set are found wherever they lie, and damaged archives are refused in one line."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sairlib.data import source as source_module
+from sairlib.data.source import Source
+from sairlib.errors import UserError
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make_folder(path: Path, members: dict[str, bytes]) -> Path:
+    for name, content in members.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "set/", "a/b c/ü/"])
+def test_folder_and_zip_hold_the_same_data(tmp_path: Path, prefix: str) -> None:
+    members = {f"{prefix}ratings.csv": b"1,2\n" * 1000, f"{prefix}README.txt": b"hello"}
+    sources = [Source(make_zip(tmp_path / "set.zip", members)), Source(make_folder(tmp_path / "set", members))]
+    for source in sources:
+        assert source.has("ratings.csv")
+        assert not source.has("movies.csv")
+        with source.open("ratings.csv") as stream:
+            assert stream.read() == b"1,2\n" * 1000
+    assert sources[0].sha256(["ratings.csv", "README.txt"]) == sources[1].sha256(["README.txt", "ratings.csv"])
+    assert sources[0].sha256(["ratings.csv"]) != sources[0].sha256(["README.txt"])
+
+
+def test_absent_and_ambiguous_files_are_named(tmp_path: Path) -> None:
+    source = Source(make_zip(tmp_path / "set.zip", {"a/ratings.csv": b"1", "b/ratings.csv": b"2", "README": b""}))
+    with pytest.raises(UserError, match=r"set\.zip: no file 'movies\.csv' in it \(found: README, ratings\.csv\)"):
+        source.sha256(["movies.csv"])
+    with pytest.raises(UserError, match=r"several files 'ratings\.csv' in it \(a/ratings\.csv, b/ratings\.csv\)"):
+        source.where("ratings.csv")
+
+
+def test_nothing_is_written_by_a_malicious_archive(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    source = Source(make_zip(inside / "set.zip", {"../../evil.csv": b"1", "/etc/evil.dat": b"2"}))
+    with source.open("evil.csv") as stream:
+        assert stream.read() == b"1"
+    assert [path.name for path in tmp_path.rglob("*")] == ["inside", "set.zip"]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -10])
+def test_truncated_zip_is_refused(tmp_path: Path, keep: int) -> None:
+    path = make_zip(tmp_path / "set.zip", {"ratings.csv": bytes(range(256)) * 9})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"set\.zip: not a whole zip file"):
+        Source(path)
+
+
+def test_damaged_member_is_refused_when_read(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ratings.csv", b"1,2,3,4\n")
+    path.write_bytes(path.read_bytes().replace(b"1,2,3,4", b"1,2,3,5"))
+    source = Source(path)
+    with pytest.raises(UserError, match=r"ratings\.csv: cannot be read"), source.open("ratings.csv") as stream:
+        stream.read()
+
+
+def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "_GIGABYTE", 1 << 20)
+    source = Source(make_zip(tmp_path / "set.zip", {"bomb.csv": bytes(2 << 20), "fine.csv": b"1,2\n"}))
+    with pytest.raises(UserError, match=r"bomb\.csv: would unpack to 2,097,152 bytes"), source.open("bomb.csv"):
+        pass
+    with source.open("fine.csv") as stream:
+        assert stream.read() == b"1,2\n"
+
+
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        Source(tmp_path / "nowhere.zip")
