@@ -1,6 +1,7 @@
 """From configuration to objects: the one place, beside the commands, that knows Hydra."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sairlib import checkpoint, runtime
 from sairlib.data.download import locate
@@ -20,7 +22,6 @@ from sairlib.data.split import Split, leave_one_out
 from sairlib.errors import UserError
 from sairlib.evaluator import EvaluationSettings, Evaluator
 from sairlib.models.recommender import Recommender
-from sairlib.trainer import TrainingSettings
 
 Settings = TypeVar("Settings")
 
@@ -37,13 +38,36 @@ class Run:
     best_epoch: int
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings at the top of ``train.yaml``."""
+
+    seed: int
+    device: str
+    max_len: int
+    resume: bool
+    run_dir: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed}: must be between 0 and 2^63 - 1")
+        if self.max_len < 1:
+            raise UserError(f"max_len={self.max_len}: must be 1 or more")
+
+
+def check_run(config: DictConfig) -> None:
+    """UserError for a value of the wrong type, or out of range, at the top of the configuration."""
+    top = {name: config[name] for name in RunSettings.__dataclass_fields__}
+    settings(OmegaConf.create({"": top}), "", RunSettings)
+
+
 def settings(config: DictConfig, group: str, kind: type[Settings]) -> Settings:
     """``config[group]`` as a ``kind``, a frozen dataclass: unknown keys, wrong types and bad values are UserErrors."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), config[group])
         made = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        key = f"{group}.{error.key}" if error.key else group
+        key = ".".join(part for part in (group, str(error.key or "")) if part)
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
     assert isinstance(made, kind)
     return made
@@ -73,6 +97,7 @@ def model(config: DictConfig, split: Split, device: torch.device) -> Recommender
         wanted = inspect.signature(get_class(config.model._target_)).parameters
     except Exception as error:  # Hydra wraps whatever an import may raise
         raise UserError(f"model._target_={config.model._target_} is not there: {error}") from error
+    _check_types(config.model, wanted)
     made = _instantiate(config.model, "model", **{name: fact for name, fact in facts.items() if name in wanted})
     assert isinstance(made, Recommender)
     return made.to(device)
@@ -84,17 +109,24 @@ def identity(config: DictConfig, split: Split) -> dict[str, str]:
 
 
 def load_run(directory: Path, overrides: DictConfig | None = None, device: str = "auto") -> Run:
-    """A run's data, evaluator and best model; ``overrides`` (``data``, ``evaluation``) replace what is not null in them.
+    """A run's data, evaluator and best model; what is not null in ``overrides`` (``data``, ``evaluation``) replaces.
 
     UserError for a directory without a run, or whose data is no longer what the weights were trained on.
     """
     path = directory / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{directory} holds no run (no config.yaml in it); give run=DIR, a directory that train has made")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+        raise UserError(
+            f"{directory} holds no run (no config.yaml in it); give run=DIR, a directory that train has made"
+        )
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError) as error:
+        raise UserError(f"{path} is not a run's configuration ({error})") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{path} is not a run's configuration")
     for group in ("data", "evaluation"):
-        for key, value in ((overrides or {}).get(group) or {}).items():
+        given = OmegaConf.select(overrides, group) if overrides is not None else None
+        for key, value in (given or {}).items():
             if value is not None:
                 config[group][key] = value
     chosen = runtime.choose_device(device)
@@ -107,9 +139,14 @@ def load_run(directory: Path, overrides: DictConfig | None = None, device: str =
     return Run(config, parts, store, Evaluator(parts, store, evaluation), best.eval(), state["epoch"])
 
 
-def training(config: DictConfig) -> TrainingSettings:
-    """The training settings."""
-    return settings(config, "training", TrainingSettings)
+def _check_types(config: DictConfig, parameters: Mapping[str, inspect.Parameter]) -> None:
+    for name in map(str, config):
+        value = config[name]
+        expected = parameters[name].annotation if name in parameters else None
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            continue
+        if expected in (bool, int, float, str) and type(value) is not expected:
+            raise UserError(f"model.{name}={value}: must be {expected.__name__}, not {type(value).__name__}")
 
 
 def _instantiate(config: DictConfig, where: str, **facts: Any) -> Any:

@@ -26,23 +26,29 @@ def save(path: Path, state: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        with suppress(OSError):
-            partial.unlink()
         kept = "; the previous one is intact" if path.exists() else ""
         raise UserError(f"could not write checkpoint {path} ({_reason(error)}){kept}") from error
+    finally:  # there after a failure only, or when interrupted
+        with suppress(OSError):
+            partial.unlink()
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read what ``save`` wrote. UserError for a file that is missing, truncated, damaged, hostile or of a newer format."""
+    """Read what ``save`` wrote.
+
+    UserError for a file that is missing, truncated, damaged, hostile or of a newer format.
+    """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch itself does not look at the checksums
-    except (zipfile.BadZipFile, OSError) as error:
+            # Nor does it notice a tensor that is marked as a folder: it takes whatever lies in memory for its values.
+            folders = [info.filename for info in archive.infolist() if info.external_attr & 0x10]
+    except Exception as error:  # a damaged zip may raise almost anything
         raise UserError(f"{path} is not a whole checkpoint ({_reason(error)})") from error
-    if damaged is not None:
-        raise UserError(f"{path} is damaged: checksum of {damaged} is wrong")
+    if damaged is not None or folders:
+        raise UserError(f"{path} is damaged: checksum or kind of {damaged or folders[0]} is wrong")
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -56,7 +62,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def load_weights(model: torch.nn.Module, state: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
-    """Put ``state``'s weights into ``model``. UserError if they are of another model or data set; nothing is loaded then."""
+    """Put ``state``'s weights into ``model``.
+
+    UserError if they are of another model or data set; nothing is loaded then.
+    """
+    for part in ("identity", "model"):
+        if not isinstance(state.get(part), dict):
+            raise UserError(f"{path} lacks its {part}: it is not a sairlib checkpoint of a model")
     for key, value in identity.items():
         if state["identity"].get(key) != value:
             raise UserError(f"{path} belongs to another {key} ({state['identity'].get(key)}, here {value})")

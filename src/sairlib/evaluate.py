@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from sairlib import build, report
-from sairlib.commands import CONFIG_PATH, run_command
+from sairlib.commands import CONFIG_PATH, plain_errors, run_command
 from sairlib.data.split import Part
 from sairlib.runlog import write_json
 
@@ -23,7 +23,8 @@ def evaluate(config: DictConfig) -> dict[str, object]:
 
 @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="evaluate")
 def _hydra_main(config: DictConfig) -> None:
-    evaluate(config)
+    with plain_errors():
+        evaluate(config)
 
 
 def main() -> None:

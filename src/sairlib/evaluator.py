@@ -94,6 +94,11 @@ class Evaluator:
         self.drawn: Candidates | None = None
         if settings.n_candidates:
             self.drawn = candidates(split, settings.n_candidates, settings.candidates, settings.candidates_seed)
+            if not self.drawn.items_UC.any():
+                raise UserError(
+                    "the evaluated users have had all items: there is nothing to rank the held-out ones against;"
+                    " check the data and the filters"
+                )
             self._drawn_UC = torch.from_numpy(self.drawn.items_UC).to(store.device)
 
     @torch.no_grad()
@@ -101,8 +106,7 @@ class Evaluator:
         """Ranks by the name of the ranking. NonFiniteError, naming model and user, if a score is NaN or inf."""
         n_users = len(self.store.eval_users)
         counts = {
-            name: torch.zeros(2, n_users, dtype=torch.long, device=self.store.device)
-            for name in self.settings.rankings
+            name: torch.zeros(2, n_users, dtype=torch.long, device=self.store.device) for name in self.settings.rankings
         }
         training = model.training
         model.eval()
@@ -117,7 +121,13 @@ class Evaluator:
         return {name: Ranks(*count.cpu().numpy()) for name, count in counts.items()}
 
     def _count(
-        self, model: Recommender, part: Part, rows_B: Tensor, batch: EvalBatch, states_BD: Tensor, counts: dict[str, Tensor]
+        self,
+        model: Recommender,
+        part: Part,
+        rows_B: Tensor,
+        batch: EvalBatch,
+        states_BD: Tensor,
+        counts: dict[str, Tensor],
     ) -> None:
         targets_B1 = batch.targets_B[:, None]
         if self.settings.full or self.settings.full_with_history:
@@ -128,11 +138,12 @@ class Evaluator:
             all_BM = None
             scored_BC = model.score(states_BD, torch.cat([targets_B1, self._drawn_UC[rows_B]], 1)).float()
             target_B1, sampled_BC = scored_BC[:, :1], scored_BC[:, 1:]
-        checked = sampled_BC if all_BM is None else all_BM
-        assert checked is not None
-        _require_finite(checked, target_B1, model, batch.users_B)
+        if all_BM is not None:
+            _require_finite(all_BM[:, 1:], target_B1, model, batch.users_B)  # what column PAD holds means nothing
         if sampled_BC is not None:
             real_BC = self._drawn_UC[rows_B] != PAD
+            if all_BM is None:
+                _require_finite(sampled_BC.where(real_BC, 0.0), target_B1, model, batch.users_B)
             counts["sampled"][:, rows_B] = _better_and_tied(sampled_BC, target_B1, real_BC)
         if all_BM is not None:
             all_BM[:, PAD] = -torch.inf

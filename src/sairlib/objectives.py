@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sairlib.errors import UserError
 from sairlib.batch import PAD, Batch
 from sairlib.data.sequences import SequenceStore
+from sairlib.errors import UserError
 from sairlib.losses import bce
 from sairlib.models.recommender import Recommender
 
@@ -27,7 +27,9 @@ class NextItem:
     def loss(self, model: Recommender, batch: Batch) -> dict[str, Tensor]:
         """Named scalars whose sum is to be minimised. ValueError for a model that may not train every step."""
         if not model.every_step:
-            raise UserError(f"{type(model).__name__} sees the whole sequence: training every step would leak the target")
+            raise UserError(
+                f"{type(model).__name__} sees the whole sequence: training every step would leak the target"
+            )
         states_BND = model.encode(batch.items_BN, batch.users_B)
         candidates_BNC = torch.cat([batch.targets_BN[..., None], batch.negatives_BNC], -1)
         scores_BNC = model.score(states_BND, candidates_BNC)

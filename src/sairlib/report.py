@@ -1,11 +1,14 @@
 """The results of a run as the person at the terminal and the files get them."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sairlib.data.split import Split
+from sairlib.errors import UserError
 from sairlib.evaluator import Evaluator, Ranks
 
 
@@ -28,7 +31,10 @@ def table(found: dict[str, Any]) -> str:
     rankings = list(found["ci95"])
     lines = ["test".ljust(10) + "".join(f"{name:<28}" for name in rankings)]
     for metric in found[rankings[0]]:
-        cells = (f"{found[r][metric]:.4f} [{found['ci95'][r][metric][0]:.4f}, {found['ci95'][r][metric][1]:.4f}]" for r in rankings)
+        cells = (
+            f"{found[r][metric]:.4f} [{found['ci95'][r][metric][0]:.4f}, {found['ci95'][r][metric][1]:.4f}]"
+            for r in rankings
+        )
         lines.append(metric.ljust(10) + "".join(f"{cell:<28}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
 
@@ -42,6 +48,12 @@ def save_ranks(path: Path, ranks: dict[str, Ranks], split: Split) -> None:
     for name, ranked in ranks.items():
         arrays |= {f"{name}_better": ranked.better_U, f"{name}_tied": ranked.tied_U}
     partial = path.with_name(path.name + ".tmp")
-    with open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    partial.replace(path)
+    try:
+        with open(partial, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes arrays for allow_pickle
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"could not write {path} ({error.strerror or error})") from error
+    finally:  # there after a failure only
+        with suppress(OSError):
+            partial.unlink()

@@ -1,8 +1,12 @@
 """The run directory's record: TensorBoard, metrics.jsonl, JSON files, and what stands on the terminal."""
 
 import json
+import math
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,37 +26,45 @@ class RunLog:
     def __init__(self, directory: Path, epoch: int = 0, step: int = 0) -> None:
         self.directory = directory
         path = directory / "metrics.jsonl"
-        if epoch and path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["epoch"] <= epoch]
-            write_whole(path, "".join(line + "\n" for line in kept))
-        self._jsonl = open(path, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
-        self.board = SummaryWriter(str(directory), purge_step=step + 1 if epoch else None)
+        with self._writing():
+            if epoch and path.exists():
+                kept = [line for line in path.read_text().splitlines() if _epoch_of(line) <= epoch]
+                write_whole(path, "".join(line + "\n" for line in kept))
+            self._jsonl = open(path, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
+            self.board = SummaryWriter(str(directory), purge_step=step + 1 if epoch else None)
+        self._excepthook, threading.excepthook = threading.excepthook, self._on_thread_error
 
     def text(self, tag: str, text: str) -> None:
-        self.board.add_text(tag, f"```\n{text}\n```", 0)
+        with self._writing():
+            self.board.add_text(tag, f"```\n{text}\n```", 0)
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
         """Curves ``group/name``."""
-        for name, value in values.items():
-            self.board.add_scalar(f"{group}/{name}", value, step)
+        with self._writing():
+            for name, value in values.items():
+                self.board.add_scalar(f"{group}/{name}", value, step)
 
     def diagnosis(self, values: dict[str, Tensor], step: int) -> None:
         """Curves of a model's own figures: one for a scalar, one for each entry of a vector."""
         for name, value in values.items():
-            entries = {name: value.item()} if value.ndim == 0 else {f"{name}/{i}": v for i, v in enumerate(value.tolist())}
+            entries = (
+                {name: value.item()} if value.ndim == 0 else {f"{name}/{i}": v for i, v in enumerate(value.tolist())}
+            )
             self.scalars("diagnosis", entries, step)
 
     def record(self, epoch: int, step: int, **values: Any) -> None:
         """One line of metrics.jsonl."""
-        self._jsonl.write(json.dumps({"epoch": epoch, "step": step, **values}) + "\n")
+        with self._writing():
+            self._jsonl.write(json.dumps({"epoch": epoch, "step": step, **values}) + "\n")
 
     def final(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
         """Hyper-parameters against final metrics (TensorBoard's HParams page)."""
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
-        for summary in hparams(plain, metrics):
-            self.board.file_writer.add_summary(summary)
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, 0)
+        with self._writing():
+            for summary in hparams(plain, metrics):
+                self.board._get_file_writer().add_summary(summary)
+            for name, value in metrics.items():
+                self.board.add_scalar(name, value, 0)
 
     def say(self, line: str) -> None:
         """A line for the reader of the terminal, or of the file that it is piped to."""
@@ -64,8 +76,32 @@ class RunLog:
         return tqdm(items, desc=title, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
     def close(self) -> None:
-        self.board.close()
-        self._jsonl.close()
+        with self._writing():
+            try:
+                self.board.close()
+            finally:
+                threading.excepthook = self._excepthook
+                self._jsonl.close()
+
+    def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread; the next call raises what went wrong there, so it need not print it too."""
+        if not (type(args.thread).__module__.startswith("tensorboard") and isinstance(args.exc_value, OSError)):
+            self._excepthook(args)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # no room, or the directory is gone
+            raise UserError(f"could not write the record in {self.directory} ({error.strerror or error})") from error
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a record; infinity for a line that a dying process left unfinished."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -75,8 +111,9 @@ def write_whole(path: Path, text: str) -> None:
         partial.write_text(text)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"could not write {path} ({error.strerror})") from error
+        with suppress(OSError):
+            partial.unlink()
+        raise UserError(f"could not write {path} ({error.strerror or error})") from error
 
 
 def write_json(path: Path, value: Any) -> None:

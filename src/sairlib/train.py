@@ -1,17 +1,22 @@
 """``python -m sairlib.train``: data to trained model to honest table, all of it kept in one run directory."""
 
+import os
 import shlex
+import shutil
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sairlib import build, checkpoint, report, runtime
-from sairlib.commands import CONFIG_PATH, run_command
+from sairlib.commands import CONFIG_PATH, plain_errors, run_command
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part, Split
 from sairlib.errors import UserError
@@ -19,13 +24,15 @@ from sairlib.evaluator import EvaluationSettings, Evaluator
 from sairlib.models.recommender import Recommender
 from sairlib.objectives import NextItem
 from sairlib.runlog import RunLog, write_json, write_whole
-from sairlib.trainer import Trainer
+from sairlib.trainer import Trainer, TrainingSettings
 
 
-def train(config: DictConfig, directory: Path) -> dict[str, object]:
+def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     """Train and test one model; the test split is touched once, after training, with the weights validation chose."""
     started = time.perf_counter()
-    training, evaluation = build.training(config), build.settings(config, "evaluation", EvaluationSettings)
+    build.check_run(config)
+    training = build.settings(config, "training", TrainingSettings)
+    evaluation = build.settings(config, "evaluation", EvaluationSettings)
     state = _state_to_resume(config, directory)
     device = runtime.choose_device(config.device)
     runtime.seed_everything(config.seed)
@@ -37,8 +44,6 @@ def train(config: DictConfig, directory: Path) -> dict[str, object]:
     trainer = Trainer(model, objective, store, evaluator, training, config.seed, build.identity(config, split))
     if state is not None:
         trainer.restore(state, directory / "last.pt")
-    prepared = time.perf_counter()
-
     record = {
         "command": shlex.join(["python", "-m", "sairlib.train", *sys.argv[1:]]),
         **runtime.describe(device),
@@ -48,39 +53,53 @@ def train(config: DictConfig, directory: Path) -> dict[str, object]:
         "split_sha256": split.sha256(),
         "candidates_sha256": evaluator.drawn.sha256() if evaluator.drawn else None,
         "n_parameters": model.n_parameters(),
+        "seconds": {"preparing": round(time.perf_counter() - started, 3)},
     }
-    _open_directory(config, directory, record)
-    log = RunLog(directory, trainer.progress.epoch, trainer.progress.step)
     try:
-        _introduce(config, split, evaluator, model, device, log)
-        try:
+        _open_directory(config, directory, record)
+        with closing(RunLog(directory, trainer.progress.epoch, trainer.progress.step)) as log:
+            _introduce(config, split, evaluator, model, device, log)
             trainer.fit(log, directory)
-        except KeyboardInterrupt:
-            log.say(f"interrupted; go on with resume=true run_dir={directory}")
-            raise
-        trained = time.perf_counter()
-
-        best = checkpoint.load(directory / "best.pt", device)
-        checkpoint.load_weights(model, best, trainer.identity, directory / "best.pt")
-        ranks = evaluator.rank(model, Part.TEST)
-        found = report.results(evaluator, ranks, split, best["epoch"])
-        report.save_ranks(directory / "ranks.npz", ranks, split)
-        write_json(directory / "test.json", found)
-        seconds = {
-            "preparing": prepared - started,
-            "training_and_validation": trainer.progress.seconds,
-            "test": time.perf_counter() - trained,
-        }
-        record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-        record["peak_memory_bytes"] = runtime.peak_memory_bytes()
-        write_json(directory / "run.json", record)
-        log.final(_flat(config), {f"test/{r}/{name}": value for r in ranks for name, value in found[r].items()})
-        if best["epoch"] == training.epochs:
-            log.say("the best epoch is the last: more epochs would likely give better figures")
-        log.say(f"\n{report.table(found)}\n\nbest epoch {best['epoch']}; everything is kept in {directory}")
+            return _test(config, directory, record, split, trainer, log)
+    except KeyboardInterrupt:
+        if (directory / "last.pt").exists():
+            print(f"go on with resume=true run_dir={os.path.relpath(directory)}", file=sys.stderr)
+        raise
     finally:
-        log.close()
+        if not (directory / "last.pt").exists():
+            _forget(directory)
+
+
+def _test(
+    config: DictConfig, directory: Path, record: dict[str, Any], split: Split, trainer: Trainer, log: RunLog
+) -> dict[str, Any]:
+    """Rank the test items with the best weights, write down what comes, and show it."""
+    started = time.perf_counter()
+    best = checkpoint.load(directory / "best.pt", trainer.store.device)
+    checkpoint.load_weights(trainer.model, best, trainer.identity, directory / "best.pt")
+    ranks = trainer.evaluator.rank(trainer.model, Part.TEST)
+    found = report.results(trainer.evaluator, ranks, split, best["epoch"])
+    report.save_ranks(directory / "ranks.npz", ranks, split)
+    write_json(directory / "test.json", found)
+    record["seconds"] |= {
+        "training_and_validation": round(trainer.progress.seconds, 3),
+        "test": round(time.perf_counter() - started, 3),
+    }
+    write_json(directory / "run.json", {**record, "peak_memory_bytes": runtime.peak_memory_bytes()})
+    log.final(_flat(config), {f"test/{r}/{name}": value for r in ranks for name, value in found[r].items()})
+    if best["epoch"] == trainer.settings.epochs:
+        log.say("the best epoch is the last: more epochs would likely give better figures")
+    log.say(f"\n{report.table(found)}")
+    log.say(f"\nbest epoch {best['epoch']}; everything is kept in {os.path.relpath(directory)}")
     return found
+
+
+def _forget(directory: Path) -> None:
+    """Remove what a run has written that has come to nothing, so that its directory can be used again."""
+    for written in ("config.yaml", "run.json", "metrics.jsonl", "best.pt", "events.out.tfevents.*"):
+        for path in directory.glob(written):
+            path.unlink(missing_ok=True)
+    shutil.rmtree(directory / ".hydra", ignore_errors=True)
 
 
 def _state_to_resume(config: DictConfig, directory: Path) -> dict[str, object] | None:
@@ -105,9 +124,11 @@ def _open_directory(config: DictConfig, directory: Path, record: dict[str, objec
 
 
 def _introduce(
-    config: DictConfig, split: Split, evaluator: Evaluator, model: Recommender, device: object, log: RunLog
+    config: DictConfig, split: Split, evaluator: Evaluator, model: Recommender, device: torch.device, log: RunLog
 ) -> None:
     data = split.dataset
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        log.say(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}")
     log.text("config", OmegaConf.to_yaml(config, resolve=True))
     log.say(
         f"{config.dataset.name}: {data.n_users:,} users, {data.n_items:,} items, {len(data.items):,} actions,"
@@ -116,7 +137,9 @@ def _introduce(
     if split.n_short:
         log.say(f"{split.n_short:,} users have fewer than 3 actions: they train and are not evaluated")
     if evaluator.drawn and evaluator.drawn.n_short:
-        log.say(f"{evaluator.drawn.n_short:,} users have fewer unseen items than asked for, and are ranked against those")
+        log.say(
+            f"{evaluator.drawn.n_short:,} users have fewer unseen items than asked for, and are ranked against those"
+        )
     if "interests" in config and "n_interests" not in config.model:
         log.say(f"{type(model).__name__} has no interest pool: interests.* is without effect")
     log.say(f"{type(model).__name__}: {model.n_parameters():,} parameters on {device}")
@@ -128,7 +151,7 @@ def _flat(config: DictConfig) -> dict[str, object]:
     for group in groups:
         value = OmegaConf.select(config, group)
         if isinstance(value, DictConfig):
-            flat |= {f"{group}.{key}": value[key] for key in value}
+            flat |= {f"{group}.{key}": value[key] for key in map(str, value)}
         else:
             flat[group] = value
     return flat
@@ -138,15 +161,18 @@ def _flat(config: DictConfig) -> dict[str, object]:
 def _hydra_main(config: DictConfig) -> float:
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
-        found = train(config, directory)
+        with plain_errors():
+            found = train(config, directory)
     except BaseException:
-        # Hydra has made the directory before anything could be checked; an empty one is not worth keeping.
-        for made in (directory, directory.parent):
-            with suppress(OSError):
-                made.rmdir()
+        # Hydra has made the directory before anything could be checked; what is empty is not worth keeping.
+        here = Path.cwd()
+        for made in (directory, *directory.parents[:2]):
+            if made not in (here, *here.parents):
+                with suppress(OSError):
+                    made.rmdir()
         raise
     ranking, _, metric = config.training.monitor.partition("/")
-    return float(found[ranking][metric])  # type: ignore[index]
+    return float(found[ranking][metric])
 
 
 def main() -> None:

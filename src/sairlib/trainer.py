@@ -63,7 +63,7 @@ class TrainingSettings:
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 1 or more")
         for name in ("weight_decay", "warmup_steps", "grad_clip", "patience"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 0 or more")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise UserError(f"training.lr={self.lr}: must be greater than 0")
@@ -182,7 +182,7 @@ class Trainer:
             parts = self.loss(self.model, batch)
         loss = torch.stack(list(parts.values())).sum()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip or math.inf)
         self.optimizer.step()
         self.progress.step += 1
@@ -233,8 +233,9 @@ class Trainer:
         log.diagnosis(figures, self.progress.step)
 
     def _patience_is_over(self) -> bool:
-        patience = self.settings.patience
-        return bool(patience) and self.progress.epoch - self.progress.best_epoch >= patience
+        patience, every = self.settings.patience, self.settings.eval_every
+        validated = self.progress.epoch // every * every  # the epochs since then may have been better: nobody looked
+        return patience > 0 and validated - self.progress.best_epoch >= patience
 
     def state(self) -> dict[str, Any]:
         """All of training's state, as plain tensors and numbers."""
@@ -251,8 +252,13 @@ class Trainer:
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Go on where ``state`` was saved. UserError if it is of another model, data set or split."""
+        keys = ("optimizer", "progress", "generator", "torch_rng", "cuda_rng")
+        if not state.keys() >= set(keys):
+            raise UserError(f"{path} holds weights alone, not a state to go on from")
         checkpoint.load_weights(self.model, state, self.identity, path)
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # the stored settings would silently win over the configured ones
+            group |= {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
         self.progress = Progress(**state["progress"])
         self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["torch_rng"].cpu())

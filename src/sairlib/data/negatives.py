@@ -41,8 +41,9 @@ class Unseen:
     def draw(self, users_B: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Uniform unseen items (B, *shape), repeats allowed; PAD for a user who has had everything."""
         users = users_B.view(-1, *(1 for _ in shape)).expand(-1, *shape)
-        uniform = torch.rand(users.shape, generator=generator, device=users.device, dtype=torch.float64)
-        return self.at(users, (uniform * self.sizes[users]).long())
+        # Modulo leans towards small ranks by less than size / 2^62.
+        ranks = torch.randint(2**62, users.shape, generator=generator, device=users.device)
+        return self.at(users, ranks % self.sizes[users].clamp(min=1))
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def candidates(split: Split, n_candidates: int, kind: str, seed: int) -> Candida
 
 def _distinct_ranks(sizes: Ints, n: int, rng: np.random.Generator) -> Ints:
     """n distinct integers below each size, as a random subset; where size < n: 0..size-1, then values past it."""
-    rows = np.broadcast_to(np.arange(n), (len(sizes), n)).copy()
+    rows: Ints = np.broadcast_to(np.arange(n), (len(sizes), n)).copy()
     dense = np.flatnonzero((sizes > n) & (sizes < 4 * n))  # redrawing repeats would take long: shuffle them all
     for start in range(0, len(dense), 4096):
         users = dense[start : start + 4096]
@@ -125,9 +126,9 @@ def _popular(split: Split, counts: np.ndarray, n: int, rng: np.random.Generator)
         keys = log_counts + rng.gumbel(size=(len(users), data.n_items + 1))
         lengths = data.offsets[users + 1] - data.offsets[users]
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        keys[np.repeat(np.arange(len(users)), lengths), data.items[np.repeat(data.offsets[users], lengths) + within]] = (
-            -np.inf
-        )
+        keys[
+            np.repeat(np.arange(len(users)), lengths), data.items[np.repeat(data.offsets[users], lengths) + within]
+        ] = -np.inf
         kept = min(n, data.n_items)
         best = np.argpartition(-keys, kept - 1, axis=1)[:, :kept]
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(keys, best, 1), axis=1), 1)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -50,11 +49,12 @@ def prepare(source: Source, reader: Reader, filters: Filters, cache: Path | None
 
 def _read(path: Path) -> Dataset | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:  # zip members carry checksums: damage is noticed
+        # Zip members carry checksums: damage is noticed. np.load alone would leave a damaged file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = tuple(str(name) for name in arrays["category_names"])
             fields = ("items", "offsets", "user_ids", "item_ids", "item_categories")
-            return Dataset(*(arrays[field] for field in fields), category_names=names)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return Dataset(**{field: arrays[field] for field in fields}, category_names=names)
+    except Exception:  # a damaged zip may raise almost anything, and whatever it is, the files themselves are there
         return None
 
 

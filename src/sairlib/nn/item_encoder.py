@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sairlib.errors import UserError
 from sairlib.batch import PAD, positions
+from sairlib.errors import UserError
 from sairlib.nn.block import Block
 from sairlib.nn.dropout import Dropout
 

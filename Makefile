@@ -1,0 +1,46 @@
+# `make` or `make help` lists what can be done. Everything happens in .venv, made on first use.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint types check tensorboard wheel clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The marker is newer than pyproject.toml iff the environment is up to date. Torch is named first so that the pinned
+# build is the one installed; what comes after finds its requirement met.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+install: $(VENV)/.installed  ## make the environment (TORCH=torch==2.13.0 chooses the build)
+
+train: install  ## train SAIR on the MovieLens data that ships, and show the results
+	$(BIN)/python -m sairlib.train experiment=quickstart
+
+test: install  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff: mistakes and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install  ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test  ## all that a change has to pass
+
+tensorboard: install  ## look at the runs under outputs/
+	$(BIN)/tensorboard --logdir outputs
+
+wheel: install  ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## remove the environment, builds and caches (runs and data stay)
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,80 @@
+"""Leave-one-out: the last tests, the last but one validates; the hash changes iff what it stands for does."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sairlib.data.dataset import index
+from sairlib.data.filters import Filters
+from sairlib.data.interactions import CATEGORY, ITEM, TIMESTAMP, USER, Interactions
+from sairlib.data.prepare import prepare
+from sairlib.data.readers.grouplens import GroupLens
+from sairlib.data.source import Source
+from sairlib.data.split import Split, leave_one_out
+from sairlib.errors import UserError
+
+ROWS = [(1, 10, 1), (1, 11, 2), (1, 12, 3), (1, 13, 4), (2, 10, 1), (2, 11, 1), (2, 14, 1), (5, 10, 9), (6, 14, 1)]
+
+
+def split(rows: list[tuple[int, int, int]], categories: list[tuple[int, str]] | None = None) -> Split:
+    frame = pd.DataFrame(np.array(rows, np.int64), columns=[USER, ITEM, TIMESTAMP])
+    pairs = pd.DataFrame(categories or [(10, "War")], columns=[ITEM, CATEGORY])
+    return leave_one_out(index(Interactions(frame, "set.csv", pairs)))
+
+
+def test_roles() -> None:
+    made = split([*ROWS, (6, 10, 2)])
+    assert made.train_lengths.tolist() == [2, 1, 1, 2]  # users 1, 2, 5, 6: those of 5 and 6 all train
+    assert made.eval_users.tolist() == [0, 1]
+    assert made.n_short == 2
+
+
+def test_hash_stays_where_nothing_that_counts_changed() -> None:
+    later = [(user, item, time + 100) for user, item, time in ROWS]
+    assert split(later).sha256() == split(ROWS).sha256()
+    swapped_in_file = [ROWS[3], *ROWS[:3], *ROWS[4:]]
+    assert split(swapped_in_file).sha256() == split(ROWS).sha256()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [*ROWS[:4], ROWS[5], ROWS[4], *ROWS[6:]],  # a tie the other way round in the file
+        [(1, 10, 5), *ROWS[1:]],  # the oldest becomes the newest
+        ROWS[:-1],
+        [*ROWS, (7, 10, 1)],
+        [(1, 99, 1) if row == (1, 10, 1) else row for row in ROWS],
+        [(8 if user == 6 else user, item, time) for user, item, time in ROWS],  # another person
+    ],
+)
+def test_hash_changes_with_data_and_order(rows: list[tuple[int, int, int]]) -> None:
+    assert split(rows).sha256() != split(ROWS).sha256()
+
+
+def test_hash_changes_with_categories() -> None:
+    assert split(ROWS, [(10, "Drama")]).sha256() != split(ROWS).sha256() != split(ROWS, [(11, "War")]).sha256()
+
+
+def test_nothing_to_evaluate_or_to_rank_is_said() -> None:
+    with pytest.raises(UserError, match="none of the 2 users has 3 or more actions"):
+        split([(1, 1, 1), (1, 2, 2), (2, 1, 1)])
+    with pytest.raises(UserError, match="a single item"):
+        split([(1, 1, 1), (1, 1, 2), (1, 1, 3)])
+
+
+def test_movielens_100k_has_the_split_of_file_order(real_data: Callable[[str], Path]) -> None:
+    source = Source(real_data("ml-100k.zip"))
+    made = leave_one_out(prepare(source, GroupLens(), Filters(), None))
+    with source.open("u.data") as stream:
+        rows = [[int(field) for field in line.split()] for line in stream]
+    last = {}
+    for user, item, _, time in rows:  # ties: the later row wins
+        if user not in last or time >= last[user][0]:
+            last[user] = (time, item)
+    data = made.dataset
+    tested = {int(data.user_ids[u]): int(data.item_ids[data.items[data.offsets[u + 1] - 1] - 1]) for u in range(943)}
+    assert tested == {user: item for user, (_, item) in last.items()}
+    assert len(made.eval_users) == 943

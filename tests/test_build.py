@@ -1,0 +1,125 @@
+"""Every yaml composes with every other, its settings are valid, and a bad value is refused by its name."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from sairlib import build, commands
+from sairlib.data.dataset import Dataset
+from sairlib.data.filters import Filters
+from sairlib.data.split import leave_one_out
+from sairlib.errors import UserError
+from sairlib.evaluator import EvaluationSettings
+from sairlib.trainer import TrainingSettings
+
+CONF = Path(commands.CONFIG_PATH)
+pytestmark = pytest.mark.skipif(not CONF.is_dir(), reason="needs a checkout: the names come from its conf/")
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose("train", list(overrides))
+
+
+def validate(config: DictConfig) -> None:
+    build.check_run(config)
+    build.settings(config, "training", TrainingSettings)
+    build.settings(config, "evaluation", EvaluationSettings)
+    build.settings(config.dataset, "filters", Filters)
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_every_dataset_model_interests_and_training_compose(model: str) -> None:
+    # The groups do not look at one another: all values of one against the defaults of the rest would show the same,
+    # but pairs with a model (its interests, its data) may clash.
+    for dataset in names("dataset"):
+        validate(composed(f"model={model}", f"dataset={dataset}"))
+    for interests, training in itertools.product(names("interests"), names("training")):
+        config = composed(f"model={model}", f"interests={interests}", f"training={training}")
+        validate(config)
+        if "n_interests" in config.model:
+            assert (config.model.n_interests, config.model.top_k) == (
+                config.interests.n_interests,
+                config.interests.top_k,
+            )
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_composes_and_can_be_overridden(experiment: str) -> None:
+    config = composed(f"experiment={experiment}", "training.lr=0.125", "max_len=7", "seed=9")
+    validate(config)
+    assert (config.training.lr, config.max_len, config.seed) == (0.125, 7, 9)
+    own = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    plain = composed(f"experiment={experiment}")
+    assert plain.max_len == own.max_len  # the preset wins over the defaults
+
+
+def small(with_categories: bool) -> Any:
+    sequences = np.arange(60) % 12 + 1
+    categories = np.full((13, 1 if with_categories else 0), 0)
+    if with_categories:
+        categories[1:, 0] = np.arange(12) % 4 + 1
+    names = tuple("abcd") if with_categories else ()
+    offsets = np.arange(0, 61, 10)
+    return leave_one_out(Dataset(sequences, offsets, np.arange(6), np.arange(1, 13), categories, names))
+
+
+@pytest.mark.parametrize(("name", "interests"), list(itertools.product(names("model"), names("interests"))))
+def test_every_model_is_built_with_every_interests(name: str, interests: str) -> None:
+    config = composed(f"model={name}", f"interests={interests}", "max_len=5")
+    if name == "sair-label":
+        config.model.top_k = min(config.model.top_k, 4)
+    made = build.model(config, small(True), torch.device("cpu"))
+    scores = made.score_all(made.encode_newest(torch.tensor([[1, 2, 3]]), torch.tensor([0])))
+    assert scores.shape == (1, 13) and torch.isfinite(scores).all()
+
+
+def test_every_setting_is_in_the_yaml_and_nothing_else() -> None:
+    # A setting that is missing there could not be overridden without a +.
+    config = composed()
+    assert set(config.training) == set(TrainingSettings.__dataclass_fields__)
+    assert set(config.evaluation) == set(EvaluationSettings.__dataclass_fields__)
+    evaluate = OmegaConf.load(CONF / "evaluate.yaml")
+    assert set(evaluate.evaluation) == set(EvaluationSettings.__dataclass_fields__)
+    assert set(evaluate.data) == set(config.data)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training.lr", "fast", r"^training\.lr: "),
+        ("training.epochs", 1.5, r"^training\.epochs: "),
+        ("training.epochs", None, r"^training\.epochs: "),
+        ("training.typo", 1, r"training\.typo"),
+        ("training.lr", -1, r"^training\.lr=-1"),
+    ],
+)
+def test_a_bad_setting_is_named(key: str, value: object, message: str) -> None:
+    config = composed()
+    OmegaConf.set_struct(config, False)
+    OmegaConf.update(config, key, value)
+    with pytest.raises(UserError, match=message) as error:
+        build.settings(config, "training", TrainingSettings)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no run \(no config\.yaml in it\)"):
+        build.load_run(tmp_path)

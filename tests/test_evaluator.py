@@ -1,0 +1,248 @@
+"""Ranks against a slow plain version, an oracle, a constant, and scores that are no numbers."""
+
+from typing import final
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sairlib import evaluator as evaluator_module
+from sairlib.batch import PAD
+from sairlib.data.dataset import Dataset
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Part, Split, leave_one_out
+from sairlib.errors import UserError
+from sairlib.evaluator import EvaluationSettings, Evaluator, NonFiniteError, Ranks
+from sairlib.models.recommender import Recommender
+from sairlib.models.sasrec import SASRec
+
+ALL = EvaluationSettings(ks=(1, 5, 10), n_candidates=10, full=True, full_with_history=True, batch_size=7)
+
+
+@final
+class Table(Recommender):
+    """Scores each item for each user by a given table (U, M + 1)."""
+
+    every_step = True
+
+    def __init__(self, scores_UM: Tensor) -> None:
+        super().__init__()
+        self.scores_UM = scores_UM
+        self.n_items = scores_UM.shape[1] - 1
+
+    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        return users_B[:, None, None].expand(-1, items_BN.shape[1], 1).float()
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        return self.scores_UM[states[..., :1].long(), items]
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        return self.scores_UM[states_BD[:, 0].long()].clone()
+
+
+def split(n_users: int = 40, n_items: int = 50, longest: int = 20, seed: int = 0) -> Split:
+    """Short and long users, repeated items, and some whose target they have had before."""
+    rng = np.random.default_rng(seed)
+    sequences = [rng.integers(1, n_items + 1, length) for length in rng.integers(1, longest, n_users)]
+    for sequence in sequences[::4]:
+        if len(sequence) > 3:
+            sequence[-1] = sequence[0]
+    offsets = np.cumsum([0, *map(len, sequences)])
+    table = np.full((n_items + 1, 0), PAD, np.int64)
+    return leave_one_out(
+        Dataset(np.concatenate(sequences), offsets, np.arange(n_users), np.arange(1, n_items + 1), table, ())
+    )
+
+
+def evaluator(made: Split, settings: EvaluationSettings = ALL, max_len: int = 5) -> Evaluator:
+    return Evaluator(made, SequenceStore(made, max_len, torch.device("cpu")), settings)
+
+
+def scores(made: Split, distinct: int = 6) -> Tensor:
+    """Random whole numbers: ties galore, and exact in whatever way they are computed."""
+    generator = torch.Generator().manual_seed(0)
+    size = (made.dataset.n_users, made.dataset.n_items + 1)
+    return torch.randint(0, distinct, size, generator=generator).float()
+
+
+def target(made: Split, user: int, part: Part) -> int:
+    return int(made.dataset.items[made.dataset.offsets[user + 1] - part.value])
+
+
+def listed(ranks: dict[str, Ranks]) -> dict[str, list[list[int]]]:
+    return {name: [r.better_U.tolist(), r.tied_U.tolist()] for name, r in ranks.items()}
+
+
+def slow(made: Split, drawn_UC: np.ndarray, scores_UM: Tensor, part: Part) -> dict[str, list[list[int]]]:
+    found: dict[str, list[list[int]]] = {name: [[], []] for name in ("sampled", "full", "full_with_history")}
+    for row, user in enumerate(made.eval_users.tolist()):
+        sequence = made.dataset.items[made.dataset.offsets[user] : made.dataset.offsets[user + 1]].tolist()
+        wanted, history = sequence[-part.value], set(sequence[: -part.value])
+        others = set(range(1, made.dataset.n_items + 1)) - {wanted}
+        against = {"sampled": set(drawn_UC[row].tolist()) - {PAD}, "full": others - history}
+        for name, items in (against | {"full_with_history": others}).items():
+            values = [scores_UM[user, item].item() for item in items]
+            found[name][0].append(sum(value > scores_UM[user, wanted].item() for value in values))
+            found[name][1].append(sum(value == scores_UM[user, wanted].item() for value in values))
+    return found
+
+
+@pytest.mark.parametrize("part", Part)
+@pytest.mark.parametrize("n_items", [12, 50])  # with 12 many users have fewer than 10 unseen items
+def test_ranks_equal_the_slow_ones(part: Part, n_items: int) -> None:
+    made = split(n_items=n_items)
+    model, whole = Table(scores(made)), evaluator(made)
+    assert whole.drawn is not None
+    assert (n_items == 12) == (whole.drawn.n_short > 0)
+    expected = slow(made, whole.drawn.items_UC, model.scores_UM, part)
+    assert listed(whole.rank(model, part)) == expected
+    sampled_only = evaluator(made, EvaluationSettings(n_candidates=10, full=False))  # scored by another way
+    assert listed(sampled_only.rank(model, part)) == {"sampled": expected["sampled"]}
+
+
+def test_popular_candidates_are_ranked_too() -> None:
+    made = split()
+    model = Table(scores(made))
+    popular = evaluator(made, EvaluationSettings(n_candidates=10, candidates="popular"))
+    assert popular.drawn is not None
+    found = listed(popular.rank(model, Part.TEST))
+    assert found["sampled"] == slow(made, popular.drawn.items_UC, model.scores_UM, Part.TEST)["sampled"]
+    assert found["sampled"] != listed(evaluator(made).rank(model, Part.TEST))["sampled"]
+
+
+@pytest.mark.parametrize("part", Part)
+def test_an_oracle_is_perfect(part: Part) -> None:
+    made = split()
+    table = torch.zeros(made.dataset.n_users, made.dataset.n_items + 1)
+    for user in made.eval_users.tolist():
+        table[user, target(made, user, part)] = 1
+    for ranks in evaluator(made).rank(Table(table), part).values():
+        assert set(ranks.means(ALL.ks).values()) == {1.0}
+        assert ranks.tie_share == 0
+
+
+def test_a_constant_gets_exactly_chance() -> None:
+    made = split(n_items=200)
+    settings = EvaluationSettings(ks=(1, 10), n_candidates=100, full=True, full_with_history=True)
+    found = evaluator(made, settings).rank(Table(torch.full((40, 201), 3.5)), Part.TEST)
+    chance = {"hr@1": 1 / 101, "hr@10": 10 / 101, "mrr": float(np.mean(1 / np.arange(1, 102)))}
+    chance |= {"ndcg@1": 1 / 101, "ndcg@10": float((1 / np.log2(np.arange(2, 12))).sum() / 101)}
+    assert found["sampled"].means((1, 10)) == pytest.approx(chance)
+    assert found["full_with_history"].means((10,))["hr@10"] == pytest.approx(10 / 200)
+    assert found["sampled"].tie_share == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["target", "candidate"])
+@pytest.mark.parametrize("full", [True, False])
+def test_no_number_no_rank(bad: float, place: str, full: bool) -> None:
+    made = split()
+    whole = evaluator(made, EvaluationSettings(n_candidates=10, full=full))
+    assert whole.drawn is not None
+    row = 3
+    user = int(made.eval_users[row])
+    table = scores(made)
+    item = target(made, user, Part.TEST) if place == "target" else int(whole.drawn.items_UC[row, 2])
+    table[user, item] = bad
+    model = Table(table).train()
+    with pytest.raises(NonFiniteError, match=rf"^Table gives NaN or inf as a score of user number {user}$"):
+        whole.rank(model, Part.TEST)
+    assert model.training
+
+
+def test_what_a_model_says_of_padding_means_nothing() -> None:
+    made = split(n_items=12)
+    clean, dirty = scores(made), scores(made)
+    dirty[:, PAD] = float("nan")
+    for settings in (ALL, EvaluationSettings(n_candidates=10, full=False)):
+        whole = evaluator(made, settings)
+        assert listed(whole.rank(Table(dirty), Part.TEST)) == listed(whole.rank(Table(clean), Part.TEST))
+
+
+def test_neither_batch_size_nor_memory_limit_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = split(60)
+    model = Table(scores(made))
+
+    def found(batch_size: int) -> dict[str, list[list[int]]]:
+        settings = EvaluationSettings(n_candidates=10, full_with_history=True, batch_size=batch_size)
+        return listed(evaluator(made, settings).rank(model, Part.VALIDATION))
+
+    expected = found(4096)
+    assert found(1) == found(7) == expected
+    for limit in (1, 4 * 51):
+        monkeypatch.setattr(evaluator_module, "SCORES_AT_ONCE", limit)
+        assert found(7) == found(4096) == expected
+
+
+def test_a_real_model_is_as_good_in_any_batch() -> None:
+    made = split(60)
+    torch.manual_seed(0)
+    model = SASRec(n_items=50, n_users=60, max_len=5, d=8)
+    found = [
+        evaluator(made, EvaluationSettings(n_candidates=10, batch_size=size)).rank(model, Part.TEST)
+        for size in (1, 7, 4096)
+    ]
+    for ranks in found[1:]:
+        for name in ("sampled", "full"):
+            # Rounding depends on the batch's shape: a near-tie may fall either way, a misplaced user may not.
+            assert ranks[name].means((10,)) == pytest.approx(found[0][name].means((10,)), abs=1e-3)
+    assert found[0]["full"].tie_share < 0.1
+    assert model.training
+
+
+def test_against_everything_unseen_sampled_is_full() -> None:
+    made = split()
+    settings = EvaluationSettings(n_candidates=50, full=True)
+    found = listed(evaluator(made, settings).rank(Table(scores(made)), Part.TEST))
+    assert found["sampled"] == found["full"]
+
+
+def test_the_order_of_candidates_changes_nothing() -> None:
+    made = split()
+    model, whole = Table(scores(made)), evaluator(made)
+    before = listed(whole.rank(model, Part.TEST))
+    whole._drawn_UC = whole._drawn_UC[:, torch.randperm(10, generator=torch.Generator().manual_seed(0))]
+    assert listed(whole.rank(model, Part.TEST)) == before
+
+
+def test_who_ranks_only_the_seen_finds_nothing_new() -> None:
+    # Item 2 is new and wanted; items 3.. are new; the model knows item 1 alone.
+    sequences = np.array([1, 1, 1, 2] * 5)
+    table = np.full((13, 0), PAD, np.int64)
+    made = leave_one_out(Dataset(sequences, np.arange(0, 21, 4), np.arange(5), np.arange(1, 13), table, ()))
+    scores_UM = torch.zeros(5, 13)
+    scores_UM[:, 1] = 1
+    found = evaluator(made).rank(Table(scores_UM), Part.TEST)
+    assert found["full"].means((1,))["hr@1"] == pytest.approx(1 / 11)  # one of eleven that are level
+    assert found["full_with_history"].means((1,))["hr@1"] == 0
+
+
+def test_nothing_to_rank_against_is_said() -> None:
+    table = np.full((6, 0), PAD, np.int64)
+    made = leave_one_out(Dataset(np.arange(1, 6), np.array([0, 5]), np.arange(1), np.arange(1, 6), table, ()))
+    with pytest.raises(UserError, match="have had all items"):
+        evaluator(made)
+
+
+def test_candidates_do_not_depend_on_the_model_or_the_run() -> None:
+    made = split()
+    first, second = evaluator(made), evaluator(made, max_len=3)
+    assert first.drawn is not None and second.drawn is not None
+    assert first.drawn.sha256() == second.drawn.sha256()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ks": ()}, "evaluation.ks"),
+        ({"ks": (0, 10)}, "evaluation.ks"),
+        ({"n_candidates": -1}, "evaluation.n_candidates=-1"),
+        ({"candidates": "best"}, "choose uniform or popular"),
+        ({"n_candidates": 0, "full": False}, "nothing to measure"),
+        ({"batch_size": 0}, "evaluation.batch_size=0"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        EvaluationSettings(**settings)  # type: ignore[arg-type]

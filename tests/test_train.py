@@ -1,0 +1,347 @@
+"""The command: a whole run from an empty directory, and one clear line for everything a person can get wrong."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from sairlib import checkpoint, train, trainer
+from sairlib.batch import Batch
+
+TINY = [
+    *("device=cpu", "model.d=8", "max_len=8", "training.epochs=2", "training.batch_size=16"),
+    *("evaluation.n_candidates=5", "run_dir=run"),
+]
+Command = Callable[..., tuple[int, str, str]]
+
+
+def ratings(path: Path, rows: list[tuple[int, int]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["userId", "movieId", "rating", "timestamp"])
+        writer.writerows((user, item, 4.0, time) for time, (user, item) in enumerate(rows))
+
+
+def walks(n_users: int = 20, n_items: int = 25, length: int = 9) -> list[tuple[int, int]]:
+    return [(user, (3 * user + step) % n_items) for user in range(n_users) for step in range(length)]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to work in, with a tiny data set beside that stands in for ml-latest-small."""
+    monkeypatch.setenv("SAIRLIB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SAIRLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # put back after the test: the command sets it
+    ratings(tmp_path / "data" / "ml-latest-small" / "ratings.csv", walks())
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def command(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs ``train`` in this process: exit code, stdout, stderr."""
+
+    def run(*overrides: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "train",
+                *(word for word in overrides if word == "-m"),
+                *TINY,
+                *(word for word in overrides if word != "-m"),
+            ],
+        )
+        capfd.readouterr()
+        code: Any = 0
+        try:
+            train.main()
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            GlobalHydra.instance().clear()
+        out, err = capfd.readouterr()
+        return int(code or 0), out, err
+
+    return run
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def refused(answer: tuple[int, str, str], *words: str) -> bool:
+    code, _, err = answer
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert all(word in err for word in words), err
+    return code != 0
+
+
+def python(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("SAIRLIB_", "HYDRA_"))}
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, capture_output=True, text=True, env={**clean, **environment}, timeout=250)
+
+
+def test_a_whole_run_from_an_empty_directory_and_its_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = str(tmp_path / "cache")
+    small = ("training.epochs=1", "training.batch_size=64", "model.d=16", "device=cpu", "max_len=20", "run_dir=run")
+    done = python("sairlib.train", *small, SAIRLIB_CACHE=cache)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    run = tmp_path / "run"
+    files = set(contents(run))
+    wanted = {"config.yaml", "run.json", "metrics.jsonl", "best.pt", "last.pt", "ranks.npz", "test.json"}
+    hydra = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
+    events = {name for name in files if "tfevents" in name}
+    assert files - events == wanted | hydra and events
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "cache"}
+
+    found = json.loads((run / "test.json").read_text())
+    metrics = {f"{m}@{k}" for m in ("hr", "ndcg") for k in (5, 10, 20)} | {"mrr"}
+    for ranking in ("sampled", "full"):
+        assert found[ranking].keys() == metrics == found["ci95"][ranking].keys()
+        for name, value in found[ranking].items():
+            low, high = found["ci95"][ranking][name]
+            assert 0 <= low <= value <= high <= 1
+    assert found["best_epoch"] == 1 and found["n_users"] == 610
+    record = json.loads((run / "run.json").read_text())
+    for name in ("split_sha256", "candidates_sha256"):
+        assert len(found[name]) == 64 and record[name] == found[name]
+    assert found["split_sha256"] in done.stdout and "ndcg@10" in done.stdout
+    assert record["seed"] == 1 and record["dataset"] == "ml-latest-small"
+    assert {"git", "versions", "machine", "seconds", "command", "dataset_sha256"} <= record.keys()
+    assert {*record["seconds"]} == {"preparing", "training_and_validation", "test"}
+    config = OmegaConf.load(run / "config.yaml")
+    assert config.training.epochs == 1 and config.model.n_interests == config.interests.n_interests
+    assert "training.epochs=1" in OmegaConf.to_object(OmegaConf.load(run / ".hydra" / "overrides.yaml"))  # type: ignore[operator]
+
+    with np.load(run / "ranks.npz") as ranks:
+        rank = 1 + ranks["full_better"] + ranks["full_tied"] / 2
+        assert len(ranks["user"]) == len(set(ranks["user"].tolist())) == 610
+        assert (1 / rank).mean() == pytest.approx(found["full"]["mrr"], rel=1e-3)
+
+    before = contents(run)
+    again = python("sairlib.evaluate", "run=run", "output=again.json", "device=cpu", SAIRLIB_CACHE=cache)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (tmp_path / "again.json").read_text() == (run / "test.json").read_text()
+    assert contents(run) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "cache", "again.json"}
+
+
+def test_a_mistake_on_the_real_command_line_gets_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = python("sairlib.train", "training.lr=0")
+    assert refused((done.returncode, done.stdout, done.stderr), "training.lr=0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_never_overwritten_but_gone_on_with(home: Path, command: Command) -> None:
+    assert command()[0] == 0
+    before = contents(home / "run")
+    assert refused(command("training.epochs=3"), "run_dir=", "already holds a run", "resume=true")
+    assert contents(home / "run") == before
+
+    code, out, err = command("training.epochs=4", "resume=true")
+    assert (code, err) == (0, "")
+    assert "epoch   3" in out and "epoch   1" not in out and "epoch   2" not in out
+    resumed = [json.loads(line) for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert command("training.epochs=4", "run_dir=straight")[0] == 0
+    straight = [json.loads(line) for line in (home / "straight" / "metrics.jsonl").read_text().splitlines()]
+    assert [{**line, "seconds": 0} for line in resumed] == [{**line, "seconds": 0} for line in straight]
+    assert (home / "run" / "test.json").read_text() == (home / "straight" / "test.json").read_text()
+
+
+def test_resuming_what_is_not_this_run_is_refused(home: Path, command: Command) -> None:
+    assert refused(command("resume=true"), "no checkpoint at")
+    assert not (home / "run").exists()
+    assert command()[0] == 0
+    before = contents(home / "run")
+    assert refused(command("resume=true", "model=sasrec"), "last.pt", "another model")
+    assert refused(command("resume=true", "model.d=16"), "last.pt", "other settings")
+    assert refused(
+        command("resume=true", "dataset.filters.user_core=10", "dataset.filters.item_core=2"), "nothing is left"
+    )
+    ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", walks(21))
+    assert refused(command("resume=true"), "last.pt", "another data and split")
+    (home / "run" / "last.pt").write_bytes(before["last.pt"][:1000])
+    assert refused(command("resume=true"), "last.pt", "not a whole checkpoint")
+    assert {**contents(home / "run"), "last.pt": before["last.pt"]} == before
+
+
+def test_multirun_makes_a_directory_for_each_job(home: Path, command: Command) -> None:
+    code, _, err = command("-m", "seed=1,2", "training.epochs=1")
+    assert (code, err) == (0, "")
+    found = sorted((home / "multirun").rglob("test.json"))
+    assert len(found) == 2 and found[0].read_text() != found[1].read_text()
+    assert {OmegaConf.load(path.parent / "config.yaml").seed for path in found} == {1, 2}
+    assert not (home / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["training.learning_rate=1"], ["learning_rate"]),
+        (["nonsense=1"], ["nonsense"]),
+        (["+training.momentum=1"], ["training.momentum"]),
+        (["model=nosuch"], ["nosuch"]),
+        (["dataset=nosuch"], ["nosuch"]),
+        (["model._target_=sairlib.models.nosuch.Model"], ["sairlib.models.nosuch.Model"]),
+        (["model.no_such_option=1"], ["no_such_option"]),
+        (["+model.no_such_option=1"], ["no_such_option"]),
+        (["training.epochs=many"], ["training.epochs", "many"]),
+        (["training.lr=fast"], ["training.lr", "fast"]),
+        (["training.compile=perhaps"], ["training.compile", "perhaps"]),
+        (["training.betas=[0.9]"], ["training.betas"]),
+        (["evaluation.ks=10"], ["evaluation.ks"]),
+        (["evaluation.ks=[ten]"], ["evaluation", "ten"]),
+        (["dataset.filters.user_core=-1"], ["user_core=-1"]),
+        (["dataset.filters.min_rating=6"], ["nothing is left"]),
+        (["training.lr=0"], ["training.lr=0"]),
+        (["training.lr=-1"], ["training.lr=-1"]),
+        (["training.lr=null"], ["training.lr"]),
+        (["training.precision=fp8"], ["fp32", "bf16"]),
+        (["training.monitor=full/auc"], ["not measured"]),
+        (["seed=-1"], ["seed=-1"]),
+        (["seed=x"], ["seed", "x"]),
+        (["seed=null"], ["seed"]),
+        (["seed=99999999999999999999"], ["seed"]),
+        (["device=abacus"], ["device=abacus"]),
+        (["device=null"], ["device"]),
+        (["max_len=0"], ["max_len=0"]),
+        (["max_len=long"], ["max_len", "long"]),
+        (["resume=perhaps"], ["resume", "perhaps"]),
+        (["interests.top_k=11"], ["11"]),
+        (["interests.top_k=0"], ["0"]),
+        (["interests.n_interests=0"], ["0"]),
+        (["model.n_heads=3"], ["3", "8"]),
+        (["model.d=-8"], ["-8"]),
+        (["model.dropout=1.5"], ["1.5"]),
+        (["model.d=eight"], ["eight"]),
+        (["model.n_blocks=1.5"], ["1.5"]),
+        (["model.variant=best"], ["best"]),
+        (["model=sair-label"], ["categories"]),
+        (["training.epochs="], ["training.epochs"]),
+        (["training.lr"], ["training.lr"]),
+        (["training.lr=[1"], ["'[1'"]),
+        (["data.root=/dev/null/data", "dataset=amazon-games"], ["Video.txt", "amazon-games"]),
+        (["dataset.reader.file=x"], ["dataset.reader"]),
+        (["dataset.archive=../x.zip"], ["plain file names"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_mistake_gets_one_line_and_leaves_nothing(
+    home: Path, command: Command, overrides: list[str], words: list[str]
+) -> None:
+    assert refused(command(*overrides), *words)
+    assert list(home.iterdir()) == []
+
+
+def test_cuda_where_there_is_none(home: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert refused(command("device=cuda"), "device=cuda", "device=auto or device=cpu")
+    assert list(home.iterdir()) == []
+
+
+BAD_FILES = {
+    "empty": (b"", "the file is empty"),
+    "header only": (b"userId,movieId,rating,timestamp\n", "no rows"),
+    "truncated": (b"userId,movieId,rating,timestamp\n1,2,4.0,7\n1,3", "line 3"),
+    "binary": (bytes(range(256)) * 40, "not a text file"),
+    "separator": (b"userId;movieId;rating;timestamp\n1;2;4;7\n", "no column 'userId'"),
+    "columns": (b"user,item,rating,timestamp\n1,2,4,7\n", "no column 'userId'"),
+    "not a number": (b"userId,movieId,rating,timestamp\n1,2,4.0,noon\n", "noon"),
+    "no number": (b"userId,movieId,rating,timestamp\n1,nan,4.0,7\n", "nan"),
+    "negative": (b"userId,movieId,rating,timestamp\n-1,2,4.0,7\n", "-1"),
+    "huge": (b"userId,movieId,rating,timestamp\n1,99999999999999999999,4.0,7\n", "99999999999999999999"),
+    "short users": (b"userId,movieId,rating,timestamp\n1,2,4,7\n2,3,4,7\n", "3 or more actions"),
+    "one item": (b"userId,movieId,rating,timestamp\n1,2,4,1\n1,2,4,2\n1,2,4,3\n", "single item"),
+    "one user": (b"userId,movieId,rating,timestamp\n1,2,4,1\n1,3,4,2\n1,4,4,3\n1,5,4,4\n", "all items"),
+    "nothing to train on": (b"userId,movieId,rating,timestamp\n1,2,4,1\n1,3,4,2\n1,4,4,3\n2,5,4,4\n", "2 training"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_FILES)
+def test_a_bad_file_gets_one_line_and_leaves_nothing(home: Path, command: Command, fault: str) -> None:
+    content, word = BAD_FILES[fault]
+    (home.parent / "data" / "ml-latest-small" / "ratings.csv").write_bytes(content)
+    assert refused(command(), word)
+    assert list(home.iterdir()) == []
+
+
+def test_missing_data_without_network_says_which_file_to_put_where(
+    home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    root = home.parent / "data"
+    assert refused(command("dataset=ml-20m"), "no connection", f"{root / 'ml-20m'}{os.sep}", str(root / "ml-20m.zip"))
+    assert refused(command("dataset=ml-20m", "data.root=new"), str(home / "new" / "ml-20m.zip"))
+    assert list(home.iterdir()) == []
+    assert sorted(path.name for path in root.iterdir()) == ["ml-latest-small"]
+
+
+def test_who_has_had_everything_is_no_obstacle(home: Path, command: Command) -> None:
+    rows = walks(6, 7, 5) + [(99, item) for item in range(7)]
+    ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", rows)
+    code, out, err = command()
+    assert (code, err) == (0, "")
+    assert "7 users have fewer unseen items than asked for" in out
+
+
+def test_short_users_train_and_are_counted(home: Path, command: Command) -> None:
+    ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", [*walks(), (50, 1), (50, 2), (51, 3)])
+    code, out, _ = command()
+    assert code == 0 and "2 users have fewer than 3 actions" in out
+    assert json.loads((home / "run" / "test.json").read_text())["n_users"] == 20
+
+
+def test_no_number_stops_the_command_with_one_line(
+    home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = trainer.Trainer._step
+
+    def broken(self: trainer.Trainer, batch: Batch) -> Any:
+        names, values = step(self, batch)
+        return names, values * (float("nan") if self.progress.step == 3 else 1.0)
+
+    monkeypatch.setattr(trainer.Trainer, "_step", broken)
+    assert refused(command(), "NaN or inf at step 3")
+    assert checkpoint.load(home / "run" / "last.pt")["progress"]["epoch"] == 1
+    assert not (home / "run" / "test.json").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file size there")
+@pytest.mark.parametrize("room", [1000, 3000, 20_000])
+def test_no_room_on_disk_gets_one_line(home: Path, room: int) -> None:
+    program = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}));"
+        f" sys.argv = {['train', *TINY, 'data.cache=null']!r}; from sairlib.train import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert refused((done.returncode, done.stdout, done.stderr), "")
+    left = [path for path in home.rglob("*") if path.suffix == ".tmp"]
+    assert left == []
+    if room == 1000:
+        assert list(home.iterdir()) == []

@@ -1,0 +1,343 @@
+"""The training loop: repeatable, resumable bit for bit, and it keeps the best weights, not the last."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sairlib import checkpoint
+from sairlib.batch import PAD, Batch
+from sairlib.data.dataset import Dataset
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Part, leave_one_out
+from sairlib.errors import UserError
+from sairlib.evaluator import EvaluationSettings, Evaluator, NonFiniteError
+from sairlib.models.sair import SAIR
+from sairlib.models.sasrec import SASRec
+from sairlib.objectives import NextItem
+from sairlib.runlog import RunLog
+from sairlib.trainer import Trainer, TrainingSettings
+
+M = 30
+IDENTITY = {"model": "SASRec", "data and split": "ring"}
+
+
+def dataset() -> Dataset:
+    """40 people who walk round a ring of 30 items, each from a place and with a stride of his own."""
+    sequences = [(5 * user + (1 + user % 3) * np.arange(6 + user % 9)) % M + 1 for user in range(40)]
+    offsets = np.cumsum([0, *map(len, sequences)])
+    categories = np.full((M + 1, 0), PAD, np.int64)
+    return Dataset(np.concatenate(sequences), offsets, np.arange(40), np.arange(1, M + 1), categories, ())
+
+
+def trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings: Any) -> Trainer:
+    split = leave_one_out(dataset())
+    store = SequenceStore(split, 8, torch.device("cpu"))
+    evaluator = Evaluator(split, store, EvaluationSettings(ks=(10,), n_candidates=10, full=False))
+    torch.manual_seed(seed)
+    model: SASRec | SAIR = SASRec(M, 40, 8, d=8, n_blocks=1, dropout=dropout)
+    if sair:
+        model = SAIR(M, 8, torch.full((M + 1, 0), PAD), 0, n_interests=4, top_k=2, d=8, n_blocks=1)
+    chosen = TrainingSettings(**{"epochs": 3, "batch_size": 16, "lr": 0.01, **settings})
+    return Trainer(model, NextItem(chosen.n_negatives), store, evaluator, chosen, seed, IDENTITY)
+
+
+def fit(made: Trainer, directory: Path) -> list[dict[str, Any]]:
+    """Train; the records, without the times."""
+    directory.mkdir(exist_ok=True)
+    log = RunLog(directory, made.progress.epoch, made.progress.step)
+    try:
+        made.fit(log, directory)
+    finally:
+        log.close()
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def losses(records: list[dict[str, Any]]) -> list[float]:
+    return [record["train"]["loss"] for record in records if "train" in record]
+
+
+def tensors(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a nested state."""
+    if isinstance(state, dict):
+        for key in state:
+            yield from tensors(state[key], f"{name}.{key}")
+    elif isinstance(state, list | tuple):
+        for i, value in enumerate(state):
+            yield from tensors(value, f"{name}.{i}")
+    else:
+        yield name, state
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    first, second = dict(tensors(one)), dict(tensors(other))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, Tensor):
+            assert torch.equal(value, second[name]), name
+        elif not name.endswith(".seconds"):
+            assert value == second[name], name
+
+
+def test_a_golden_run(tmp_path: Path) -> None:
+    found = fit(trainer(), tmp_path)
+    assert losses(found) == pytest.approx(GOLDEN_LOSSES, rel=2e-4)
+    ndcg = [record["validation"]["sampled/ndcg@10"] for record in found if "validation" in record]
+    assert ndcg == pytest.approx(GOLDEN_NDCG, abs=0.02)  # a rank may flip with another processor's rounding
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    found = fit(trainer(epochs=30, eval_every=30), tmp_path)
+    assert losses(found)[-1] < 0.6 * losses(found)[0]
+    assert found[-2]["validation"]["sampled/hr@10"] > 0.8
+
+
+def test_the_same_seed_gives_the_same_run_to_the_byte(tmp_path: Path) -> None:
+    first, second, other = (fit(trainer(seed), tmp_path / name) for seed, name in ((1, "a"), (1, "b"), (2, "c")))
+    assert json.dumps(first) == json.dumps(second)
+    assert losses(first) != losses(other)
+    assert_equal(checkpoint.load(tmp_path / "a" / "last.pt"), checkpoint.load(tmp_path / "b" / "last.pt"))
+    assert [record["epoch"] for record in first] == [1, 1, 2, 2, 3, 3]
+    assert first[-1]["step"] == 3 * 3  # 40 people in batches of 16
+
+
+@pytest.mark.parametrize("sair", [False, True])
+def test_four_epochs_are_two_and_two_more_bit_for_bit(tmp_path: Path, sair: bool) -> None:
+    settings: dict[str, Any] = {"sair": sair, "epochs": 4, "schedule": "cosine", "warmup_steps": 4, "weight_decay": 0.1}
+    straight = trainer(**settings)
+    whole = fit(straight, tmp_path / "straight")
+
+    first = trainer(**settings)
+    log = RunLog(make(tmp_path / "twice"))
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(Interrupting(log, 2), tmp_path / "twice")  # type: ignore[arg-type]
+    log.close()
+    with (tmp_path / "twice" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "step": 9, "train": {}}\n{"epoch": 3, "st')  # what a killed process leaves
+    torch.manual_seed(99)  # another process
+    second = trainer(99, **settings)
+    second.restore(checkpoint.load(tmp_path / "twice" / "last.pt"), tmp_path / "twice" / "last.pt")
+    assert (second.progress.epoch, second.progress.step) == (2, 6)
+    assert fit(second, tmp_path / "twice") == whole
+    assert_equal(second.state(), straight.state())
+    for name in ("best.pt", "last.pt"):
+        assert_equal(checkpoint.load(tmp_path / "twice" / name), checkpoint.load(tmp_path / "straight" / name))
+
+
+def make(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+class Interrupting:
+    """A log that stops the run in the middle of the epoch after ``epochs``."""
+
+    def __init__(self, log: RunLog, epochs: int) -> None:
+        self.log, self.epochs = log, epochs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.log, name)
+
+    def progress(self, batches: list[Tensor], title: str) -> Iterator[Tensor]:
+        for i, users_B in enumerate(batches):
+            if i == 1 and title == f"epoch {self.epochs + 1}":
+                raise KeyboardInterrupt
+            yield users_B
+
+
+def test_a_finished_run_resumes_to_nothing(tmp_path: Path) -> None:
+    done = trainer()
+    records = fit(done, tmp_path)
+    again = trainer()
+    again.restore(checkpoint.load(tmp_path / "last.pt"), tmp_path / "last.pt")
+    assert fit(again, tmp_path) == records
+    assert_equal(again.model.state_dict(), done.model.state_dict())
+
+
+def test_a_state_of_something_else_is_refused_whole(tmp_path: Path) -> None:
+    fit(trainer(epochs=1), tmp_path)
+    state = checkpoint.load(tmp_path / "last.pt")
+    for wrong in (
+        {**state, "identity": {**IDENTITY, "data and split": "line"}},
+        {key: value for key, value in state.items() if key != "generator"},
+        checkpoint.load(tmp_path / "best.pt"),  # weights alone
+    ):
+        made = trainer(5)
+        before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+        with pytest.raises(UserError, match=r"^last\.pt [^\n]*$"):
+            made.restore(wrong, Path("last.pt"))
+        assert_equal(dict(made.model.state_dict()), before)
+        assert made.progress.epoch == 0 and not made.optimizer.state_dict()["state"]
+
+
+def scripted(made: Trainer, monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
+    """Let validation find these figures, in turn."""
+    found = iter(figures)
+
+    class Found:
+        def means(self, ks: tuple[int, ...]) -> dict[str, float]:
+            return {"ndcg@10": next(found)}
+
+    monkeypatch.setattr(made.evaluator, "rank", lambda model, part: {"sampled": Found()} if part is VALID else None)
+
+
+VALID = Part.VALIDATION
+
+
+@pytest.mark.parametrize(
+    ("settings", "figures", "stopped", "best"),
+    [
+        ({"patience": 2}, [0.1, 0.3, 0.2, 0.3, 0.9], 4, 2),  # level is not better
+        ({"patience": 0}, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], 9, 1),
+        ({"patience": 3, "eval_every": 2}, [0.3, 0.2, 0.1, 0.9], 6, 2),
+        ({"patience": 1, "eval_every": 2}, [0.3, 0.4, 0.4, 0.9], 6, 4),  # shorter than between two looks
+        ({"patience": 50, "eval_every": 4}, [0.1, 0.2, 0.3], 9, 9),  # the last epoch is always looked at
+        ({"patience": 1, "eval_every": 20}, [0.0], 9, 9),
+    ],
+)
+def test_early_stop_and_best_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, int],
+    figures: list[float],
+    stopped: int,
+    best: int,
+) -> None:
+    made = trainer(epochs=9, batch_size=40, **settings)
+    scripted(made, monkeypatch, figures)
+    weights = {}
+    save = checkpoint.save
+
+    def watched(path: Path, state: dict[str, Any]) -> None:
+        if path.name == "last.pt":
+            weights[state["progress"]["epoch"]] = {name: tensor.clone() for name, tensor in state["model"].items()}
+        save(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", watched)
+    fit(made, tmp_path)
+    assert max(weights) == made.progress.epoch == stopped
+    assert made.progress.best_epoch == best
+    kept = checkpoint.load(tmp_path / "best.pt")
+    assert kept["epoch"] == best
+    assert_equal(kept["model"], weights[best])
+
+
+def test_schedules() -> None:
+    def rates(**settings: Any) -> list[float]:
+        made = TrainingSettings(lr=0.4, **settings)
+        return [made.lr_at(step, 8) for step in range(8)]
+
+    assert rates() == [0.4] * 8
+    assert rates(schedule="linear") == pytest.approx([0.4 * (1 - step / 8) for step in range(8)])
+    assert rates(schedule="linear", warmup_steps=3) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.32, 0.24, 0.16, 0.08])
+    cosine = rates(schedule="cosine", warmup_steps=4)
+    assert cosine == pytest.approx([0.08, 0.16, 0.24, 0.32, *(0.2 * (1 + math.cos(math.pi * s / 4)) for s in range(4))])
+    assert rates(warmup_steps=20) == pytest.approx([0.4 * (step + 1) / 21 for step in range(8)])
+
+
+def test_the_rate_reaches_the_optimiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(schedule="linear", warmup_steps=2, epochs=2)
+    seen = []
+    step = made.optimizer.step
+    monkeypatch.setattr(made.optimizer, "step", lambda: (seen.append(made.optimizer.param_groups[0]["lr"]), step()))
+    fit(made, tmp_path)
+    assert seen == [made.settings.lr_at(i, 6) for i in range(6)]
+
+
+def gradient_norm(made: Trainer) -> float:
+    return float(torch.sqrt(sum((p.grad**2).sum() for p in made.model.parameters() if p.grad is not None)))  # type: ignore[arg-type]
+
+
+def test_clipping_bounds_the_gradient_and_logs_what_it_was() -> None:
+    logged, left = [], []
+    for limit in (0.0, 0.01):
+        made = trainer(grad_clip=limit)
+        names, values = made._step(made.objective.batch(made.store, made.store.train_rows, made.generator))
+        logged.append(float(values[names.index("gradient_norm")]))
+        left.append(gradient_norm(made))
+    assert logged[0] == pytest.approx(left[0]) and logged[0] > 0.01
+    assert logged[1] == pytest.approx(logged[0])
+    assert left[1] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bf16_trains_and_keeps_fp32_weights(tmp_path: Path) -> None:
+    expected = losses(fit(trainer(epochs=2), tmp_path / "fp32"))
+    made = trainer(precision="bf16", epochs=2)
+    found = losses(fit(made, tmp_path / "bf16"))
+    assert found == pytest.approx(expected, rel=0.02) and found != expected
+    assert {p.dtype for p in made.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_trains_alike(tmp_path: Path) -> None:
+    plain = trainer(epochs=1, dropout=0.0)  # dropout draws differently in a compiled graph
+    expected = losses(fit(plain, tmp_path / "a"))
+    found = losses(fit(trainer(epochs=1, dropout=0.0, compile=True), tmp_path / "b"))
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert checkpoint.load(tmp_path / "b" / "best.pt")["model"].keys() == plain.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_no_number_stops_the_run_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    made = trainer(epochs=5)
+    loss = made.loss
+    steps = iter(range(1, 100))
+
+    def broken(model: SASRec, batch: Batch) -> dict[str, Tensor]:
+        parts = loss(model, batch)
+        return {"bce": parts["bce"] * (bad if next(steps) == 8 else 1.0)}
+
+    made.loss = broken
+    with pytest.raises(NonFiniteError, match=r"^loss, bce.* became NaN or inf at step 8$"):
+        fit(made, tmp_path)
+    kept = checkpoint.load(tmp_path / "last.pt")
+    assert kept["progress"]["epoch"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
+
+
+@pytest.mark.parametrize("monitor", ["full/ndcg@10", "sampled/ndcg@5", "ndcg@10", "sampled", "sampled/auc"])
+def test_a_monitor_that_is_not_measured_is_refused(monitor: str) -> None:
+    with pytest.raises(UserError, match="is not measured: rankings are sampled, metrics hr@10, mrr, ndcg@10"):
+        trainer(monitor=monitor)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"n_negatives": 0},
+        {"eval_every": 0},
+        {"lr": 0.0},
+        {"lr": -1.0},
+        {"lr": math.nan},
+        {"lr": math.inf},
+        {"betas": (0.9, 1.0)},
+        {"weight_decay": -0.1},
+        {"weight_decay": math.nan},
+        {"grad_clip": -1.0},
+        {"grad_clip": math.nan},
+        {"patience": -1},
+        {"warmup_steps": -1},
+        {"schedule": "step"},
+        {"precision": "fp16"},
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"^training\.{next(iter(settings))}="):
+        TrainingSettings(**settings)
+
+
+GOLDEN_LOSSES = [1.490000, 1.391234, 1.328334]
+GOLDEN_NDCG = [0.5150, 0.5495, 0.5778]
