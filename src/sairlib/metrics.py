@@ -18,7 +18,7 @@ def _expected(gain_of_rank: Callable[[Floats], Floats], better: Ints, tied: Ints
     worst = int((better + tied).max(initial=0)) + 1
     total = np.concatenate([[0.0], np.cumsum(gain_of_rank(np.arange(1, worst + 1, dtype=np.float64)))])
     # Without ties take the gain itself: a difference of sums would round.
-    gain = gain_of_rank(better + 1.0)
+    gain = gain_of_rank((better + 1).astype(np.float64))
     return np.where(tied == 0, gain, (total[better + tied + 1] - total[better]) / (tied + 1))
 
 

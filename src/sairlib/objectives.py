@@ -14,9 +14,15 @@ from sairlib.models.recommender import Recommender
 
 @dataclass(frozen=True)
 class NextItem:
-    """The next item at every step, against uniform negatives outside the user's training history (BCE)."""
+    """The next item at every step, against uniform negatives outside the user's training history (BCE).
+
+    ``steps_per_batch`` is what a batch's summed loss is divided by: with the mean over the epoch every step of the data
+    weighs the same. None takes the batch's own count, under which the steps of short sequences, grouped by length
+    into batches of their own, would weigh many times those of long ones.
+    """
 
     n_negatives: int
+    steps_per_batch: float | None = None
 
     def batch(self, store: SequenceStore, users_B: Tensor, generator: torch.Generator) -> Batch:
         """Sequences of ``users_B`` and fresh negatives."""
@@ -33,4 +39,4 @@ class NextItem:
         states_BND = model.encode(batch.items_BN, batch.users_B)
         candidates_BNC = torch.cat([batch.targets_BN[..., None], batch.negatives_BNC], -1)
         scores_BNC = model.score(states_BND, candidates_BNC)
-        return {"bce": bce(scores_BNC, candidates_BNC != PAD), **model.regularisers()}
+        return {"bce": bce(scores_BNC, candidates_BNC != PAD, self.steps_per_batch), **model.regularisers()}

@@ -40,7 +40,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     model = build.model(config, split, device)
     store = SequenceStore(split, config.max_len, device)
     evaluator = Evaluator(split, store, evaluation)
-    objective = NextItem(training.n_negatives)
+    objective = NextItem(training.n_negatives, store.steps_per_batch(training.batch_size))
     trainer = Trainer(model, objective, store, evaluator, training, config.seed, build.identity(config, split))
     if state is not None:
         trainer.restore(state, directory / "last.pt")

@@ -1,5 +1,6 @@
 """The store: every sequence on the training device as one flat array, and batches by index arithmetic."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -41,6 +42,11 @@ class SequenceStore:
         index_BN = (self.starts[users_B] + ends_B - lengths_B)[:, None] + steps_N
         real_BN = steps_N < lengths_B[:, None]
         return torch.where(real_BN, self.items[index_BN.clamp_(max=len(self.items) - 1)], PAD)
+
+    def steps_per_batch(self, batch_size: int) -> float:
+        """Training steps that count in a batch, on average over an epoch."""
+        steps = (self.train_lengths[self.train_rows] - 1).clamp(max=self.max_len).sum()
+        return float(steps) / max(1, math.ceil(len(self.train_rows) / batch_size))
 
     def epoch(self, batch_size: int, group_by_length: bool, generator: torch.Generator) -> list[Tensor]:
         """Every training user exactly once, in shuffled batches of user numbers.

@@ -22,8 +22,9 @@ class SAIR(Recommender):
     to the pool C (L, D), lets the relevances attend to one another along the sequence, causally, and keeps K;
     ``aggregator`` (InterestAggregator) fuses those. Items are scored by <H_id, e_t>.
 
-    ``variant``: ``sair``; ``full``: no interaction layer and no selection, all L weighed by softmax of Ca (top_k is
-    not used); ``label``: the pool is the table of category embeddings (L = T; n_interests is not used).
+    ``variant``: ``sair``; ``full``: no interaction layer and no selection, all L weighed by softmax of Ca (top_k,
+    weights and interaction_residual are not used); ``label``: the pool is the table of category embeddings (L = T;
+    n_interests is not used).
 
     Where the paper is silent or contradicts itself, an argument decides. In the order of the questions:
 
@@ -77,6 +78,8 @@ class SAIR(Recommender):
         needs_category = variant == "label" or score_with_category
         if needs_category and not n_categories:
             raise UserError("SAIR-label and score_with_category need item categories, and this data set has none")
+        if variant == "label" and top_k > n_categories:
+            raise UserError(f"interests.top_k={top_k} is more than the {n_categories} categories, SAIR-label's pool")
         self.n_items = n_items
         self.variant = variant
         self.decov_weight = decov_weight

@@ -17,8 +17,10 @@ class CausalAttention(nn.Module):
 
     def __init__(self, width: int, n_heads: int = 1, dropout: float = 0.0, output_projection: bool = False) -> None:
         super().__init__()
-        if width % n_heads:
+        if n_heads < 1 or width % n_heads:
             raise UserError(f"n_heads={n_heads} does not divide the width {width}")
+        if not 0 <= dropout < 1:
+            raise UserError(f"attention_dropout must be in [0, 1), not {dropout}")
         self.n_heads = n_heads
         self.dropout = dropout
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)

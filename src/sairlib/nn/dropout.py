@@ -10,13 +10,13 @@ class _Scaled(torch.autograd.Function):
     """x * mask * scale; keeps the byte-wide mask alone for the backward pass."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(kept)
         ctx.scale = scale
         return (x * kept).mul_(scale)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         (kept,) = ctx.saved_tensors
         return (grad * kept).mul_(ctx.scale), None, None
 
@@ -39,10 +39,11 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return nn.functional.dropout(x, self.p)
-        steps = round(self.p * 2**16)
+        steps = min(round(self.p * 2**16), 2**16 - 1)
         bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= steps - 2**15
-        return _Scaled.apply(x, kept, 1 / (1 - steps / 2**16))
+        scaled: Tensor = _Scaled.apply(x, kept, 1 / (1 - steps / 2**16))  # type: ignore[no-untyped-call]
+        return scaled
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

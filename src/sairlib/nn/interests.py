@@ -42,6 +42,8 @@ class InterestRetrieval(nn.Module):
         super().__init__()
         if weights not in WEIGHTS:
             raise UserError(f"weights={weights!r}: choose one of {', '.join(WEIGHTS)}")
+        if n_interests < 1:
+            raise UserError(f"interests.n_interests={n_interests}: must be at least 1")
         if not 1 <= top_k <= n_interests:
             raise UserError(f"interests.top_k={top_k} must be between 1 and interests.n_interests={n_interests}")
         self.top_k = top_k

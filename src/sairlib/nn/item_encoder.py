@@ -64,6 +64,8 @@ class ItemEncoder(nn.Module):
         categories: CategoryEmbedding | None = None,
     ) -> None:
         super().__init__()
+        if width < 1:
+            raise UserError(f"the width d must be at least 1, not {width}")
         if n_blocks < 0:
             raise UserError(f"n_blocks must be 0 or more, not {n_blocks}")
         if max_len < 1:
