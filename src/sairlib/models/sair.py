@@ -9,7 +9,7 @@ from torch.nn.functional import embedding
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender, inner_products
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
-from sairlib.nn.item_encoder import CategoryEmbedding, ItemEncoder
+from sairlib.nn.item_encoder import POOLINGS, CategoryEmbedding, ItemEncoder
 
 VARIANTS = ("sair", "full", "label")
 
@@ -42,7 +42,8 @@ class SAIR(Recommender):
     9. ``decov_weight``: weight of L_d. For ``label`` it falls on the category embeddings, which are the pool.
 
     Deviations from the paper: (a) the logistic loss puts the sigmoid into eq. (12) that the formula leaves out;
-    (b) L_ce is the mean over steps, not the sum, so L_d weighs more against it than in eq. (13)'s letter.
+    (b) L_ce is a mean over steps (see ``NextItem.steps_per_batch``), not the sum, so L_d weighs more against it than in
+    eq. (13)'s letter.
     """
 
     every_step = True
@@ -73,6 +74,8 @@ class SAIR(Recommender):
         super().__init__()
         if variant not in VARIANTS:
             raise UserError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
+        if category_pooling not in POOLINGS:  # of use or not: a typo is one on data without categories too
+            raise UserError(f"category_pooling={category_pooling!r}: choose one of {', '.join(POOLINGS)}")
         if decov_weight < 0:
             raise UserError(f"decov_weight must be 0 or more, not {decov_weight}")
         needs_category = variant == "label" or score_with_category

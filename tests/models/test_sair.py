@@ -1,0 +1,233 @@
+"""SAIR against the plain reading of its equations, in double precision, every option and variant both ways."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from plain import Weights, decorrelation, sair
+from torch import Tensor
+
+from sairlib.batch import PAD, Batch
+from sairlib.errors import UserError
+from sairlib.models.sair import SAIR
+from sairlib.nn.dropout import Dropout
+from sairlib.objectives import NextItem
+
+M, MAX_LEN, D, L, K = 11, 6, 8, 7, 3
+HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11]]
+CATEGORIES = [[], *([1 + item % 5, 1 + (item + 2) % 5, 6][: 1 + item % 3] for item in range(1, M + 1))]
+BASE: dict[str, Any] = {"n_interests": L, "top_k": K, "d": D, "n_blocks": 2, "dropout": 0.3}
+FLIPS: dict[str, Any] = {
+    "n_blocks": 1,
+    "n_heads": 2,
+    "norm": "post",
+    "scale_items": False,
+    "variant": "label",
+    "weights": "raw",
+    "interest_ffn": "shared",
+    "interaction_residual": True,
+    "use_category": False,
+    "category_pooling": "sum",
+    "score_with_category": True,
+    "top_k": 1,
+    "n_interests": 4,
+}
+PAIRS: list[dict[str, Any]] = [
+    {"variant": "full"},
+    {"variant": "full", "interest_ffn": "shared"},
+    {"variant": "label", "weights": "raw", "use_category": False},
+    {"category_pooling": "first"},
+    {"category_pooling": "first", "score_with_category": True, "use_category": False},
+    {"category_pooling": "sum", "score_with_category": True},
+    {"weights": "raw", "interaction_residual": True, "interest_ffn": "shared"},
+    {"top_k": L},
+]
+INTERACTION = "retrieval.interaction.query_key_value.weight"
+
+
+def table() -> Tensor:
+    return torch.tensor([row + [PAD] * (3 - len(row)) for row in CATEGORIES])
+
+
+def made(**options: Any) -> SAIR:
+    """In eval mode and double precision, all weights but PAD's random: initial biases are 0 and gains 1."""
+    torch.manual_seed(0)
+    model = SAIR(M, MAX_LEN, table(), 6, **{**BASE, **options}).double().eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            generator = torch.Generator().manual_seed(sum(map(ord, key)))  # the same weights for every option
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(0.5 * noise + (1 if key.endswith("norm.weight") else 0))
+        for embedding in (model.encoder.item_embedding, model.categories and model.categories.table):
+            if embedding:
+                embedding.weight[0] = 0
+    return model
+
+
+def arrays(model: torch.nn.Module) -> Weights:
+    return {key: value.numpy() for key, value in model.state_dict().items()}
+
+
+def padded() -> Tensor:
+    return torch.tensor([row + [PAD] * (MAX_LEN - len(row)) for row in HISTORIES])
+
+
+@torch.no_grad()
+def scores(model: SAIR) -> list[Tensor]:
+    """Of items 1..M at every real step, one tensor (n, M) for each user."""
+    states_BND = model.encode(padded(), torch.arange(len(HISTORIES)))
+    return [model.score_all(states_BND[user, : len(row)])[:, 1:] for user, row in enumerate(HISTORIES)]
+
+
+@pytest.mark.parametrize("options", [{}, *({name: value} for name, value in FLIPS.items()), *PAIRS], ids=str)
+def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
+    model = made(**options)
+    for row, found in zip(HISTORIES, scores(model), strict=True):
+        wanted = sair(row, arrays(model), {**BASE, **options}, CATEGORIES)
+        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"variant": "full"}], ids=str)
+def test_dropout_falls_where_the_equations_have_it(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cosine in the place of dropout, here and there: it commutes with nothing beside it."""
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
+    model = made(**options)
+    for row, found in zip(HISTORIES, scores(model), strict=True):
+        wanted = sair(row, arrays(model), {**BASE, **options, "drop": np.cos}, CATEGORIES)
+        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [*({name: value} for name, value in FLIPS.items()), *PAIRS], ids=str)
+def test_every_option_changes_the_scores(options: dict[str, Any]) -> None:
+    before, after = scores(made()), scores(made(**options))
+    assert max((a - b).abs().max() for a, b in zip(before, after, strict=True)) > 1e-3
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    none, model = made(dropout=0.0), made(dropout=0.5)
+    assert all(torch.equal(a, b) for a, b in zip(scores(none), scores(model), strict=True))
+    assert not torch.allclose(scores(none.train())[0], scores(model.train())[0])
+
+
+@pytest.mark.parametrize(
+    "options", [{"score_with_category": True}, {"score_with_category": True, "category_pooling": "first"}], ids=str
+)
+def test_score_is_score_all_gathered(options: dict[str, Any]) -> None:
+    model = made(**options)
+    states_BD = torch.randn(2, D, dtype=torch.float64)
+    items_BC = torch.randint(1, M + 1, (2, 20))
+    torch.testing.assert_close(model.score(states_BD, items_BC), model.score_all(states_BD).gather(1, items_BC))
+
+
+def test_without_categories_it_is_use_category_false() -> None:
+    bare = SAIR(M, MAX_LEN, torch.full((M + 1, 0), PAD), 0, **BASE).double().eval()
+    model = made(use_category=False)
+    bare.load_state_dict(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(scores(bare), scores(model), strict=True))
+
+
+@pytest.mark.parametrize("variant", ["sair", "full", "label"])
+def test_decorrelation_is_the_formula_and_falls_on_the_pool(variant: str) -> None:
+    model = made(variant=variant, decov_weight=0.7)
+    pool = model.learned_pool_LD if variant != "label" else model.categories.table.weight[1:]  # type: ignore[union-attr]
+    found = model.regularisers()["decov"]
+    assert found.item() == pytest.approx(0.7 * decorrelation(pool.detach().numpy()), rel=1e-9)
+    assert made(variant=variant, decov_weight=0.0).regularisers()["decov"].item() == 0
+    found.backward()
+    learning = {key for key, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert learning == {"categories.table.weight" if variant == "label" else "learned_pool_LD"}
+
+
+def learning(model: SAIR) -> tuple[set[str], set[str]]:
+    """(names of parameters with a gradient, names of those without) after a training loss."""
+    items_BN = padded()
+    targets_BN = torch.where(items_BN != PAD, items_BN.flip(0).clamp_min(1), PAD)
+    negatives_BNC = torch.randint(1, M + 1, (*items_BN.shape, 2))
+    batch = Batch(torch.arange(len(items_BN)), items_BN, targets_BN, negatives_BNC)
+    sum(NextItem(2).loss(model.train(), batch).values()).backward()  # type: ignore[union-attr]
+    names = {key: p.grad is not None and bool(p.grad.any()) for key, p in model.named_parameters()}
+    return {key for key, learns in names.items() if learns}, {key for key, learns in names.items() if not learns}
+
+
+@pytest.mark.parametrize("variant", ["sair", "label"])
+def test_only_weights_raw_leaves_the_interaction_without_a_gradient(variant: str) -> None:
+    model = made(variant=variant, weights="interacted", dropout=0.0)
+    learns, idle = learning(model)
+    assert INTERACTION in learns and not idle
+    assert all(part.any() for part in model.get_parameter(INTERACTION).grad.chunk(3)), "W^Q, W^K and W^V"  # type: ignore[union-attr]
+    learns, idle = learning(made(variant=variant, weights="raw", dropout=0.0))
+    assert idle == {INTERACTION} and learns
+
+
+def test_full_has_no_interaction_and_label_no_pool_of_its_own() -> None:
+    assert INTERACTION not in arrays(made(variant="full")) and INTERACTION in arrays(made())
+    assert "learned_pool_LD" not in arrays(made(variant="label"))
+    assert made(variant="label").pool_LD.shape == (6, D) and made(variant="full").pool_LD.shape == (L, D)
+    assert len(made(variant="full").aggregator.nets) == L and len(made(variant="label").aggregator.nets) == K
+
+
+def test_both_attentions_are_causal_by_gradient() -> None:
+    """Of what the retrieval returns and of the scores: the way through Ca-hat and the way through F."""
+    model = made().train()
+    seen: list[Tensor] = []
+    model.encoder.item_embedding.register_forward_hook(lambda module, given, output: seen.append(output))
+    states_BND, retrieved = model.retrieve(padded()[2:3])
+    fused_BND = model.aggregator(states_BND, model.pool_LD, retrieved)
+    for name, found in {"states": states_BND, **retrieved._asdict(), "fused": fused_BND}.items():
+        if name == "kept_BNK":
+            continue
+        for t in range(MAX_LEN):
+            shaken = (found[:, t] * torch.randn_like(found[:, t])).sum()
+            (gradient,) = torch.autograd.grad(shaken, seen[-1], retain_graph=True)
+            assert gradient[:, : t + 1].abs().amax((0, 2)).min() > 0, f"{name} at {t} does not see its whole prefix"
+            assert not gradient[:, t + 1 :].any(), f"{name} at {t} sees the future"
+
+
+def test_diagnose_counts_real_steps_alone() -> None:
+    model = made()
+    found = model.diagnose(padded(), torch.arange(len(HISTORIES)))
+    _, retrieved = model.retrieve(padded())
+    kept, weight, steps = np.zeros(L), np.zeros(L), 0
+    for user, row in enumerate(HISTORIES):
+        for t in range(len(row)):
+            steps += 1
+            for slot, interest in enumerate(retrieved.kept_BNK[user, t].tolist()):
+                kept[interest] += 1
+                weight[interest] += retrieved.weights_BNK[user, t, slot].item()
+    share = kept[kept > 0] / kept.sum()
+    np.testing.assert_allclose(found["interest_share"], weight / steps, rtol=1e-5)
+    np.testing.assert_allclose(found["kept_share"], kept / steps, rtol=1e-5)
+    np.testing.assert_allclose(found["interest_entropy"], -(share * np.log(share)).sum() / np.log(L), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": L + 1}, "top_k=8 must be between 1 and .*n_interests=7"),
+        ({"top_k": 0}, "top_k=0 must be between 1 and"),
+        ({"variant": "label", "top_k": 7}, "top_k=7 is more than the 6 categories"),
+        ({"n_interests": 0, "variant": "full"}, "n_interests"),
+        ({"n_heads": 3}, "n_heads=3 does not divide the width 8"),
+        ({"variant": "half"}, "variant='half': choose one of sair, full, label"),
+        ({"weights": "cooked"}, "weights='cooked': choose one of interacted, raw"),
+        ({"interest_ffn": "none"}, "interest_ffn='none': choose one of per_slot, shared"),
+        ({"category_pooling": "max"}, "category_pooling='max': choose one of mean, sum, first"),
+        ({"category_pooling": "max", "use_category": False}, "category_pooling='max'"),
+        ({"norm": "none"}, "norm='none': choose one of pre, post"),
+        ({"decov_weight": -1.0}, "decov_weight must be 0 or more, not -1"),
+        ({"dropout": 1.0}, "dropout must be in"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        SAIR(M, MAX_LEN, table(), 6, **{**BASE, **options})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"variant": "label"}, {"score_with_category": True}], ids=str)
+def test_what_needs_categories_says_so(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="this data set has none") as caught:
+        SAIR(M, MAX_LEN, torch.full((M + 1, 0), PAD), 0, **{**BASE, **options})
+    assert "\n" not in str(caught.value)

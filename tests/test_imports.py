@@ -1,0 +1,126 @@
+"""Who may import whom, read from the source; and that importing sairlib leaves torch and numpy as they were."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "sairlib"
+
+LAYERS = [
+    {"errors", "batch"},
+    {"nn", "losses", "metrics", "data"},
+    {"models", "runtime", "runlog", "checkpoint"},
+    {"objectives", "evaluator"},
+    {"trainer", "report"},
+    {"build", "commands"},
+    {"train", "evaluate"},
+]
+"""Rooms import from their own folder and from lower layers, never sideways or up. A new module is placed here."""
+
+LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
+KNOW_HYDRA = {"build", "commands", "train", "evaluate"}
+PURE = {"nn": {"errors", "batch"}, "models": {"errors", "batch", "nn"}, "losses": set(), "metrics": set()}
+"""What may be used in a notebook without the rest: the sairlib rooms that it may import."""
+PLAIN_MODULES = {"abc", "collections", "dataclasses", "enum", "functools", "math", "typing", "numpy", "torch"}
+TOUCHES_THE_WORLD = {"open", "print", "input", "cuda", "save", "load", "set_num_threads", "set_default_dtype"}
+
+FILES = sorted(SOURCE.rglob("*.py"))
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of all that is imported, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(tree: ast.AST) -> set[str]:
+    return {name.split(".")[1] for name in imported(tree) if name.startswith("sairlib.")}
+
+
+def test_every_room_has_a_layer() -> None:
+    rooms = {room_of(path) for path in FILES} - {"__init__"}
+    assert len(FILES) > 20 and rooms <= set(LEVEL), f"place {sorted(rooms - set(LEVEL))} in LAYERS"
+
+
+@every_file
+def test_imports_run_one_way(path: Path) -> None:
+    room = room_of(path)
+    others = rooms_imported(ast.parse(path.read_text())) - {room}
+    allowed = {other for other in LEVEL if room in LEVEL and LEVEL[other] < LEVEL[room]}
+    assert others <= PURE.get(room, allowed)
+
+
+@every_file
+def test_only_build_and_the_commands_know_hydra(path: Path) -> None:
+    found = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
+    assert room_of(path) in KNOW_HYDRA or not found & {"hydra", "omegaconf"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) in PURE], ids=lambda p: str(p.relative_to(SOURCE)))
+def test_layers_models_losses_and_metrics_know_no_files_devices_or_loggers(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert {name.split(".")[0] for name in imported(tree)} <= PLAIN_MODULES | {"sairlib"}
+    assert not any(name.startswith("torch.utils") for name in imported(tree))
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = {f.id if isinstance(f, ast.Name) else f.attr for f in calls if isinstance(f, ast.Name | ast.Attribute)}
+    assert not names & TOUCHES_THE_WORLD
+
+
+def test_the_rules_would_be_noticed() -> None:
+    tree = ast.parse(
+        "def f():\n    import sairlib.data.source\n    from sairlib import build, runlog\n    import hydra.utils"
+    )
+    assert rooms_imported(tree) == {"data", "build", "runlog"}
+    assert "hydra.utils" in set(imported(tree))
+
+
+PROBE = """
+import logging, random, sys, warnings
+import numpy as np, torch
+
+def state():
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "anomaly mode": torch.is_anomaly_enabled(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "threads": torch.get_num_threads(),
+        "torch generator": torch.get_rng_state().tolist(),
+        "numpy generator": [str(part) for part in np.random.get_state()],
+        "python generator": random.getstate(),
+        "numpy errors": np.geterr(),
+        "numpy printing": np.get_printoptions(),
+        "numpy names": {name for name in ("float", "int", "bool", "object") if name in vars(np)},
+        "root logger": (logging.getLogger().level, len(logging.getLogger().handlers)),
+        "excepthook": sys.excepthook is sys.__excepthook__,
+    }
+
+before = state()
+for module in sys.argv[1:]:
+    __import__(module)
+after = state()
+changed = [name for name in before if before[name] != after[name]]
+sys.exit(f"changed by import: {changed}" if changed else 0)
+"""
+
+
+def test_importing_changes_no_global_state() -> None:
+    parts = (path.relative_to(SOURCE.parent).with_suffix("").parts for path in FILES)
+    modules = [".".join(p).removesuffix(".__init__") for p in parts]
+    done = subprocess.run([sys.executable, "-c", PROBE, *modules], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
