@@ -13,6 +13,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 RUNS = Path(__file__).parent / "runs"
 RECORDS = ("config.yaml", "run.json", "test.json", "metrics.jsonl")
 
@@ -25,6 +27,9 @@ def keep(name: str, run_dir: Path) -> None:
     (RUNS / name).mkdir(parents=True, exist_ok=True)
     for record in RECORDS:
         shutil.copyfile(run_dir / record, RUNS / name / record)
+    config = OmegaConf.load(run_dir / "config.yaml")
+    del config["data"]  # folders of the machine
+    OmegaConf.save(config, RUNS / name / "config.yaml")
 
 
 def table() -> str:

@@ -171,7 +171,10 @@ class Trainer:
             },
             self.progress.step,
         )
-        return {name: sum(f[name] for f in figures) / len(figures) for name in names}
+        means = {name: sum(f[name] for f in figures) / len(figures) for name in names}
+        # Within an epoch the loss follows the lengths of the batches; over one it is the mean over all steps.
+        log.scalars("epoch", means, self.progress.step)
+        return means
 
     def _step(self, batch: Batch) -> tuple[list[str], Tensor]:
         """One step of training: the names and values of its figures, left on the device."""
