@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answers import contents, refused
 from hydra.core.global_hydra import GlobalHydra
 
 from sairlib import evaluate, train
@@ -64,17 +65,6 @@ def command(
         return code, *capfd.readouterr()
 
     return run
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-
-def refused(answer: tuple[int, str, str], *words: str) -> bool:
-    code, _, err = answer
-    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
-    assert all(word in err for word in words), err
-    return code != 0
 
 
 def result(path: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answers import contents, refused
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
@@ -77,17 +78,6 @@ def command(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return int(code or 0), out, err
 
     return run
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-
-def refused(answer: tuple[int, str, str], *words: str) -> bool:
-    code, _, err = answer
-    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
-    assert all(word in err for word in words), err
-    return code != 0
 
 
 def python(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
