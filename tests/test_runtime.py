@@ -1,6 +1,7 @@
 """Seeds, device, versions."""
 
 import importlib.metadata
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -38,6 +39,11 @@ def test_seeds() -> None:
     for seed in (-1, 2**63):
         with pytest.raises(UserError, match=f"^seed={seed}: must be between"):
             runtime.seed_everything(seed)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's")
+def test_the_allocator_takes_the_setting() -> None:
+    assert runtime.keep_freed_memory()
 
 
 def test_the_record_names_what_matters() -> None:

@@ -9,13 +9,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from answers import contents, refused
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 
 from sairlib import checkpoint, train, trainer
 from sairlib.batch import Batch
@@ -84,6 +86,26 @@ def python(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SAIRLIB_", "HYDRA_"))}
     command = [sys.executable, "-m", *words]
     return subprocess.run(command, capture_output=True, text=True, env={**clean, **environment}, timeout=250)
+
+
+class Returned(Callback):
+    """Keeps what a job hands to Hydra, as a sweeper that searches for good settings would see it."""
+
+    values: ClassVar[list[Any]] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        self.values.append(job_return.return_value)
+
+
+def test_a_search_over_settings_sees_validation_and_never_test(command: Command, home: Path) -> None:
+    Returned.values.clear()
+    callback = f"+hydra.callbacks.returned._target_={__name__}.Returned"
+    answer = command("-m", "hydra.sweep.dir=sweep", "training.lr=0.01,0.001", callback)
+    assert answer[0] == 0, answer
+    lines = [line for path in home.glob("sweep/*/metrics.jsonl") for line in path.read_text().splitlines()]
+    measured = [json.loads(line).get("validation") for line in lines]
+    best = max(figures["sampled/ndcg@10"] for figures in measured if figures)
+    assert max(Returned.values) == best and len(Returned.values) == 2
 
 
 def test_a_whole_run_from_an_empty_directory_and_its_evaluation(

@@ -1,5 +1,6 @@
 """Seeds, device, versions: what a run stands on."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -31,6 +32,20 @@ def seed_everything(seed: int) -> None:
     if not 0 <= seed < 2**63:
         raise UserError(f"seed={seed}: must be between 0 and 2^63 - 1")
     torch.manual_seed(seed)
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep what tensors free for the next ones; False where another allocator is at work.
+
+    By default it returns part of a step's activations to the system and gets them back, zeroed page by page, in the
+    next step: a tenth of an epoch of SAIR on ML-1M.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    largest = 32 * 2**20  # that it takes for the threshold of its own mappings
+    return bool(mallopt(m_mmap_threshold, largest) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -27,8 +27,11 @@ from sairlib.runlog import RunLog, write_json, write_whole
 from sairlib.trainer import Trainer, TrainingSettings
 
 
-def train(config: DictConfig, directory: Path) -> dict[str, Any]:
-    """Train and test one model; the test split is touched once, after training, with the weights validation chose."""
+def train(config: DictConfig, directory: Path) -> float:
+    """Train and test one model; the test split is touched once, after training, with the weights validation chose.
+
+    Returns the best VALIDATION figure of ``training.monitor``, which is all that a search over settings may see.
+    """
     started = time.perf_counter()
     build.check_run(config)
     training = build.settings(config, "training", TrainingSettings)
@@ -36,6 +39,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     state = _state_to_resume(config, directory)
     device = runtime.choose_device(config.device)
     runtime.seed_everything(config.seed)
+    runtime.keep_freed_memory()
     split = build.split(config)
     model = build.model(config, split, device)
     store = SequenceStore(split, config.max_len, device)
@@ -60,7 +64,8 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         with closing(RunLog(directory, trainer.progress.epoch, trainer.progress.step)) as log:
             _introduce(config, split, evaluator, model, device, log)
             trainer.fit(log, directory)
-            return _test(config, directory, record, split, trainer, log)
+            _test(config, directory, record, split, trainer, log)
+            return trainer.progress.best[training.monitor]
     except KeyboardInterrupt:
         if (directory / "last.pt").exists():
             print(f"go on with resume=true run_dir={os.path.relpath(directory)}", file=sys.stderr)
@@ -72,7 +77,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
 
 def _test(
     config: DictConfig, directory: Path, record: dict[str, Any], split: Split, trainer: Trainer, log: RunLog
-) -> dict[str, Any]:
+) -> None:
     """Rank the test items with the best weights, write down what comes, and show it."""
     started = time.perf_counter()
     best = checkpoint.load(directory / "best.pt", trainer.store.device)
@@ -91,7 +96,6 @@ def _test(
         log.say("the best epoch is the last: more epochs would likely give better figures")
     log.say(f"\n{report.table(found)}")
     log.say(f"\nbest epoch {best['epoch']}; everything is kept in {os.path.relpath(directory)}")
-    return found
 
 
 def _forget(directory: Path) -> None:
@@ -162,7 +166,7 @@ def _hydra_main(config: DictConfig) -> float:
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         with plain_errors():
-            found = train(config, directory)
+            return train(config, directory)
     except BaseException:
         # Hydra has made the directory before anything could be checked; what is empty is not worth keeping.
         here = Path.cwd()
@@ -171,8 +175,6 @@ def _hydra_main(config: DictConfig) -> float:
                 with suppress(OSError):
                     made.rmdir()
         raise
-    ranking, _, metric = config.training.monitor.partition("/")
-    return float(found[ranking][metric])
 
 
 def main() -> None:

@@ -30,8 +30,10 @@ class CausalAttention(nn.Module):
 
     def forward(self, states_BND: Tensor) -> Tensor:
         B, N, D = states_BND.shape
-        parts_BN3HD = self.query_key_value(states_BND).view(B, N, 3, self.n_heads, D // self.n_heads)
-        query_BHND, key_BHND, value_BHND = parts_BN3HD.permute(2, 0, 3, 1, 4)
+        query_BHND, key_BHND, value_BHND = (
+            part_BND.view(B, N, self.n_heads, D // self.n_heads).transpose(1, 2)
+            for part_BND in self.query_key_value(states_BND).split(D, -1)
+        )
         dropout = self.dropout if self.training else 0.0
         mixed_BHND = scaled_dot_product_attention(query_BHND, key_BHND, value_BHND, dropout_p=dropout, is_causal=True)
         mixed_BND: Tensor = self.output(mixed_BHND.transpose(1, 2).reshape(B, N, D))

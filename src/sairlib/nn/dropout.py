@@ -6,21 +6,6 @@ from torch import Tensor, nn
 from sairlib.errors import UserError
 
 
-class _Scaled(torch.autograd.Function):
-    """x * mask * scale; keeps the byte-wide mask alone for the backward pass."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(kept)
-        ctx.scale = scale
-        return (x * kept).mul_(scale)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        (kept,) = ctx.saved_tensors
-        return (grad * kept).mul_(ctx.scale), None, None
-
-
 class Dropout(nn.Module):
     """Zero each entry with probability p and scale the others by 1 / (1 - p), as ``nn.Dropout`` does.
 
@@ -41,9 +26,10 @@ class Dropout(nn.Module):
             return nn.functional.dropout(x, self.p)
         steps = min(round(self.p * 2**16), 2**16 - 1)
         bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= steps - 2**15
-        scaled: Tensor = _Scaled.apply(x, kept, 1 / (1 - steps / 2**16))  # type: ignore[no-untyped-call]
-        return scaled
+        # An entry is kept iff its 16 bits are at least steps - 2^15. Arithmetic on floats says so (exactly, these are
+        # integers) in a fraction of the time that a boolean mask costs, here and in the backward pass.
+        mask = bits.view(torch.int16)[: x.numel()].view(x.shape).float().sub_(steps - 2**15 - 1).clamp_(0, 1)
+        return (x * mask.mul_(1 / (1 - steps / 2**16))).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
