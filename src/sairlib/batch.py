@@ -61,7 +61,16 @@ def positions(items_BN: Tensor) -> Tensor:
     return (lengths(items_BN)[:, None] - 1 - steps_N).clamp_(min=0)
 
 
+def last_steps(items_BN: Tensor) -> Tensor:
+    """Where each row's newest item stands (B); 0 for an empty history."""
+    return (lengths(items_BN) - 1).clamp_(min=0)
+
+
+def at_steps(states_BND: Tensor, steps_B: Tensor) -> Tensor:
+    """One step's state of each row (B, D)."""
+    return states_BND[torch.arange(len(steps_B), device=steps_B.device), steps_B]
+
+
 def newest(states_BND: Tensor, items_BN: Tensor) -> Tensor:
     """The state at each row's newest item (B, D); at step 0 for an empty history."""
-    last_B = (lengths(items_BN) - 1).clamp_(min=0)
-    return states_BND[torch.arange(len(last_B), device=last_B.device), last_B]
+    return at_steps(states_BND, last_steps(items_BN))

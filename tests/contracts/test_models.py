@@ -116,10 +116,22 @@ def test_shapes(name: str) -> None:
     newest_BD = model.encode_newest(items_BN, users(items_BN))
     assert model.n_items == M
     assert states_BND.shape[:2] == (4, MAX_LEN)
-    assert torch.equal(newest_BD, states_BND[[0, 1, 2, 3], [2, 7, 0, 0]])
+    assert newest_BD.shape == (4, states_BND.shape[2])
     assert model.score(newest_BD, torch.ones(4, 5, dtype=torch.long)).shape == (4, 5)
     assert model.score(states_BND, torch.ones(4, MAX_LEN, 5, dtype=torch.long)).shape == (4, MAX_LEN, 5)
     assert model.score_all(newest_BD).shape == (4, M + 1)
+
+
+@every_model
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(0, MAX_LEN), min_size=1, max_size=5))
+def test_the_newest_state_is_the_state_at_the_newest_item(name: str, lengths: list[int]) -> None:
+    model, items_BN = kept(name), histories(*lengths)
+    last = [max(length - 1, 0) for length in lengths]
+    with torch.no_grad():
+        states_BND = model.encode(items_BN, users(items_BN))
+        newest_BD = model.encode_newest(items_BN, users(items_BN))
+    torch.testing.assert_close(newest_BD, states_BND[range(len(last)), last], rtol=1e-4, atol=1e-5)
 
 
 # Causality: a state is a function of what came up to it.

@@ -34,7 +34,10 @@ class Recommender(nn.Module, ABC):
         """Scores (B, M + 1) of every item; column 0 is PAD's and means nothing."""
 
     def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        """The state (B, D) that predicts what comes after each sequence; finite for an empty one."""
+        """The state (B, D) that predicts what comes after each sequence; finite for an empty one.
+
+        A model that gets there without computing the other steps says so by a version of its own.
+        """
         return newest(self.encode(items_BN, users_B), items_BN)
 
     def regularisers(self) -> dict[str, Tensor]:

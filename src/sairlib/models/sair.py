@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from sairlib.batch import at_steps, last_steps
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender, inner_products
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
@@ -123,6 +124,12 @@ class SAIR(Recommender):
         states_BND, retrieved = self.retrieve(items_BN)
         fused_BND: Tensor = self.aggregator(states_BND, self.pool_LD, retrieved)
         return fused_BND
+
+    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        states_BND, last_B = self.encoder(items_BN), last_steps(items_BN)
+        retrieved = self.retrieval.at_steps(states_BND, self.pool_LD, last_B)
+        fused_BD: Tensor = self.aggregator(at_steps(states_BND, last_B), self.pool_LD, retrieved)
+        return fused_BD
 
     def retrieve(self, items_BN: Tensor) -> tuple[Tensor, Retrieved]:
         """Prefix vectors F (B, N, D) and what the retrieval finds for them: Figures 2 and 3 are its first two."""

@@ -85,11 +85,18 @@ class SASRec(Recommender):
 
     def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         states_BND: Tensor = self.encoder(items_BN)
-        if self.user_embedding is not None:
-            if int(users_B.max()) >= self.user_embedding.num_embeddings:
-                raise UserError("SASRec with user_embedding knows only the users it was trained on")
-            states_BND = states_BND + self.user_embedding(users_B)[:, None]
-        return states_BND
+        return states_BND if self.user_embedding is None else states_BND + self._users(users_B)[:, None]
+
+    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        states_BD: Tensor = self.encoder.newest(items_BN)
+        return states_BD if self.user_embedding is None else states_BD + self._users(users_B)
+
+    def _users(self, users_B: Tensor) -> Tensor:
+        assert self.user_embedding is not None
+        if int(users_B.max()) >= self.user_embedding.num_embeddings:
+            raise UserError("SASRec with user_embedding knows only the users it was trained on")
+        vectors_BD: Tensor = self.user_embedding(users_B)
+        return vectors_BD
 
     def score(self, states: Tensor, items: Tensor) -> Tensor:
         return inner_products(states, embedding(items, self._table, padding_idx=0))

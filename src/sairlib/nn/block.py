@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from sairlib.batch import at_steps
 from sairlib.errors import UserError
 from sairlib.nn.attention import CausalAttention
 from sairlib.nn.dropout import Dropout
@@ -56,10 +57,20 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, states_BND: Tensor) -> Tensor:
-        states_BND = self._wrap(self.attention, self.attention_norm, states_BND)
-        return self._wrap(self.feed_forward, self.feed_forward_norm, states_BND)
+        mixed_BND = self.attention(self.attention_norm(states_BND) if self.pre else states_BND)
+        return self._rest(states_BND, mixed_BND)
 
-    def _wrap(self, layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-        change = self.dropout(layer(norm(x) if self.pre else x))
+    def at_steps(self, states_BND: Tensor, steps_B: Tensor) -> Tensor:
+        """``forward(states_BND)`` at one step of each row alone (B, D), for evaluation."""
+        mixed_BD = self.attention.at_steps(self.attention_norm(states_BND) if self.pre else states_BND, steps_B)
+        return self._rest(at_steps(states_BND, steps_B), mixed_BD)
+
+    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """All but the attention: the same at every step."""
+        x = self._add(x, mixed, self.attention_norm)
+        return self._add(x, self.feed_forward(self.feed_forward_norm(x) if self.pre else x), self.feed_forward_norm)
+
+    def _add(self, x: Tensor, change: Tensor, norm: nn.Module) -> Tensor:
+        change = self.dropout(change)
         x = x + change if self.residual else change
         return x if self.pre else norm(x)

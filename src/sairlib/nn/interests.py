@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from sairlib.batch import at_steps
 from sairlib.errors import UserError
 from sairlib.nn.attention import CausalAttention
 from sairlib.nn.dropout import Dropout
@@ -53,16 +54,24 @@ class InterestRetrieval(nn.Module):
 
     def forward(self, states_BND: Tensor, pool_LD: Tensor) -> Retrieved:
         relevance_BNL = states_BND @ pool_LD.T
-        if self.interaction is None:
-            every_L = torch.arange(pool_LD.shape[0], device=pool_LD.device)
-            return Retrieved(relevance_BNL, relevance_BNL, every_L.expand_as(relevance_BNL), relevance_BNL.softmax(-1))
-        interacted_BNL = self.interaction(relevance_BNL)
+        return self._keep(relevance_BNL, self.interaction(relevance_BNL) if self.interaction else None)
+
+    def at_steps(self, states_BND: Tensor, pool_LD: Tensor, steps_B: Tensor) -> Retrieved:
+        """``forward`` at one step of each row alone, for evaluation: the same without N."""
+        relevance_BNL = states_BND @ pool_LD.T
+        interacted_BL = self.interaction.at_steps(relevance_BNL, steps_B) if self.interaction else None
+        return self._keep(at_steps(relevance_BNL, steps_B), interacted_BL)
+
+    def _keep(self, relevance: Tensor, interacted: Tensor | None) -> Retrieved:
+        if interacted is None:
+            every_L = torch.arange(relevance.shape[-1], device=relevance.device)
+            return Retrieved(relevance, relevance, every_L.expand_as(relevance), relevance.softmax(-1))
         if self.residual:
-            interacted_BNL = interacted_BNL + relevance_BNL
-        scores_BNK, kept_BNK = interacted_BNL.topk(self.top_k, dim=-1)
+            interacted = interacted + relevance
+        scores, kept = interacted.topk(self.top_k, dim=-1)
         if self.weigh_raw:
-            scores_BNK = relevance_BNL.gather(-1, kept_BNK)
-        return Retrieved(relevance_BNL, interacted_BNL, kept_BNK, scores_BNK.softmax(-1))
+            scores = relevance.gather(-1, kept)
+        return Retrieved(relevance, interacted, kept, scores.softmax(-1))
 
 
 class InterestAggregator(nn.Module):
@@ -81,7 +90,7 @@ class InterestAggregator(nn.Module):
         self.nets = nn.ModuleList(InterestFeedForward(width, dropout) for _ in range(nets))
 
     def forward(self, states_BND: Tensor, pool_LD: Tensor, retrieved: Retrieved) -> Tensor:
-        """One vector at every step (B, N, D)."""
+        """One vector at every step (B, N, D); without N for a single step of each row."""
         fused_BND = torch.zeros_like(states_BND)
         for slot in range(self.n_slots):
             interest_BND = nn.functional.embedding(retrieved.kept_BNK[..., slot], pool_LD)

@@ -1,11 +1,12 @@
 """ItemEncoder: from item ids to one vector for every prefix of the sequence (SASRec's encoder; SAIR, eq. 1 to 3)."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from sairlib.batch import PAD, positions
+from sairlib.batch import PAD, at_steps, last_steps, positions
 from sairlib.errors import UserError
 from sairlib.nn.block import Block
 from sairlib.nn.dropout import Dropout
@@ -87,16 +88,31 @@ class ItemEncoder(nn.Module):
 
     def forward(self, items_BN: Tensor) -> Tensor:
         """States (B, N, D)."""
+        states_BND = self._embed(items_BN)
+        for block in self.blocks:
+            states_BND = block(states_BND)
+        final_BND: Tensor = self.final_norm(states_BND)
+        return final_BND
+
+    def newest(self, items_BN: Tensor) -> Tensor:
+        """The state at each row's newest item (B, D), without the other steps' way through the last block."""
+        states_BND, last_B = self._embed(items_BN), last_steps(items_BN)
+        if not self.blocks:
+            newest_BD: Tensor = self.final_norm(at_steps(states_BND, last_B))
+            return newest_BD
+        for block in self.blocks[:-1]:
+            states_BND = block(states_BND)
+        newest_BD = self.final_norm(cast(Block, self.blocks[-1]).at_steps(states_BND, last_B))
+        return newest_BD
+
+    def _embed(self, items_BN: Tensor) -> Tensor:
         states_BND = self.item_embedding(items_BN) * self.scale
         if self.categories is not None:
             states_BND = states_BND + self.categories(items_BN)
         if self.position_embedding is not None:
             states_BND = states_BND + self.position_embedding(positions(items_BN))
-        states_BND = self.dropout(states_BND)
-        for block in self.blocks:
-            states_BND = block(states_BND)
-        final_BND: Tensor = self.final_norm(states_BND)
-        return final_BND
+        embedded_BND: Tensor = self.dropout(states_BND)
+        return embedded_BND
 
 
 def init_table(table: nn.Embedding) -> None:
