@@ -11,7 +11,8 @@ from sairlib.data.interactions import CATEGORY, ITEM, TIMESTAMP, USER, Interacti
 
 Row = tuple[int, int, int]
 IDS = st.sampled_from([0, 3, 7, 40, 41, 2**40, 2**63 - 1])
-ROWS = st.lists(st.tuples(IDS, IDS, st.integers(-2, 2)), min_size=1, max_size=40)
+TIMES = st.integers(-2, 2) | st.sampled_from([-(2**62), 2**62])  # the latter too far apart to share a key with users
+ROWS = st.lists(st.tuples(IDS, IDS, TIMES), min_size=1, max_size=40)
 
 
 def dataset(rows: list[Row], pairs: list[tuple[int, str]] | None = None, timed: bool = True) -> Dataset:

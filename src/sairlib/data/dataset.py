@@ -57,17 +57,22 @@ class Dataset:
 def index(interactions: Interactions) -> Dataset:
     """Order by user, timestamp, original row (stable), and give dense ids in ascending order of the file's ids."""
     frame = interactions.frame
-    user_ids, users = np.unique(frame[USER].to_numpy(np.int64), return_inverse=True)
-    item_ids, items = np.unique(frame[ITEM].to_numpy(np.int64), return_inverse=True)
-    if TIMESTAMP in frame:
-        by_time = np.argsort(frame[TIMESTAMP].to_numpy(), kind="stable")
-        order = by_time[np.argsort(users[by_time], kind="stable")]
-    else:
-        order = np.argsort(users, kind="stable")
+    users, user_ids = pd.factorize(frame[USER].to_numpy(np.int64), sort=True)
+    items, item_ids = pd.factorize(frame[ITEM].to_numpy(np.int64), sort=True)
+    order = _order(users, frame[TIMESTAMP].to_numpy() if TIMESTAMP in frame else np.zeros(1, np.int64))
     offsets = np.zeros(len(user_ids) + 1, np.int64)
     np.cumsum(np.bincount(users, minlength=len(user_ids)), out=offsets[1:])
     table, names = _category_table(interactions.categories, item_ids)
     return Dataset(items[order].astype(np.int64) + 1, offsets, user_ids, item_ids, table, names)
+
+
+def _order(users: Ints, times: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.intp]:
+    """By user, then time, then row; ``users`` are dense."""
+    if times.dtype == np.int64:
+        first, span = int(times.min()), int(times.max()) - int(times.min()) + 1
+        if span * (int(users.max()) + 1) < 2**63:  # both in one number: one sort instead of two
+            return np.argsort(users * span + (times - first), kind="stable")
+    return np.lexsort((times, users))
 
 
 def _category_table(categories: pd.DataFrame, item_ids: Ints) -> tuple[Ints, tuple[str, ...]]:
