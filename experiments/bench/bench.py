@@ -1,0 +1,45 @@
+"""sairlib and its peers side by side: one command, alternating, medians with spread, ratios.
+
+    python experiments/bench/bench.py                    all rows, into experiments/bench/results.json and RESULTS.md
+    python experiments/bench/bench.py epoch-ml-1m start  these rows; the others keep what they have
+
+Needs the real data sets under SAIRLIB_DATA. Peers get an environment each under ``--work`` (default: bench-work, not to
+be committed), made on first use. A row that needs what is not there is left out, saying so.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from harness import HERE, Bench, machine
+from rows import ROWS, markdown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", help=f"of: {', '.join(ROWS)}")
+    parser.add_argument("--work", type=Path, default=Path("bench-work"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=5)
+    told = parser.parse_args()
+    unknown = set(told.rows) - set(ROWS)
+    if unknown:
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    bench = Bench(told.work.resolve(), told.threads, told.rounds)
+    path = HERE / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for name in told.rows or ROWS:
+        print(name)
+        try:
+            results[name] = {"machine": machine(bench), **ROWS[name](bench)}
+        except FileNotFoundError as error:
+            print(f"  left out: {error}")
+            continue
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        (HERE / "RESULTS.md").write_text(markdown(results))
+    print((HERE / "RESULTS.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""What the benchmark measures, a function a row, and the table made from what they found."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import generate
+from harness import Answer, Bench, System, alternate, median, worktree
+
+ML_1M = ("dataset=ml-1m-sasrec", "model=sasrec", "training=sasrec-paper", "max_len=200", "model.d=64")
+GAMES = ("dataset=amazon-games", "model=sasrec", "training=sasrec-paper", "max_len=50", "model.d=64")
+PROTOCOL = ("dataset=ml-1m", "interests=ml-1m", "training=sair-paper", "max_len=150", "model.d=64")
+ML_20M = ("dataset=ml-20m", "interests=ml-20m", "training=sair-paper", "max_len=150", "model.d=64", "model=sasrec")
+MILLION = ("dataset=ml-20m", "training=sasrec-paper", "max_len=50", "model=sasrec", "model.d=64")
+
+
+def epochs(bench: Bench, overrides: tuple[str, ...], n: int, reach: float) -> Answer:
+    """A training epoch of SASRec (d 64, batch 128, 1 negative), ours and RecTools'."""
+    ours = bench.ours(*overrides)
+    theirs = bench.peer("rectools", data=bench.exchange(*overrides), n=n, d=64, batch_size=128, dropout=0.2)
+    found = alternate([ours, theirs], "epoch", bench.rounds)
+    flops, peaks = ours.ask("flops")["flops"], [ours.ask("matmul")["flops_per_second"] for _ in range(5)]
+    close(ours, theirs)
+    mine = median(found["sairlib"])
+    return {
+        "reach": f">= {reach:g} x RecTools",
+        "seconds": spread(found),
+        "ratio": ratio(found, "rectools", "sairlib"),
+        "tokens_per_second": round(median(found["sairlib"], "tokens_per_second")),
+        "padding_share": round(median(found["sairlib"], "padding_share"), 3),
+        "utilisation": round(flops / mine / statistics.median(peaks), 3),
+        "peak_gflops": round(statistics.median(peaks) / 1e9),
+        "peak_memory_gb": {name: round(answers[-1]["peak_bytes"] / 1e9, 2) for name, answers in found.items()},
+    }
+
+
+def evaluation(bench: Bench) -> Answer:
+    """Rank for all 6,040 users: ours sampled-100 and full together, RecTools' recommend() of 20 items."""
+    ours = bench.ours(*ML_1M)
+    theirs = bench.peer("rectools", data=bench.exchange(*ML_1M), n=200, d=64, batch_size=128, dropout=0.2)
+    for system in (ours, theirs):
+        system.ask("epoch")
+    found = alternate([ours, theirs], "evaluate", bench.rounds)
+    close(ours, theirs)
+    return {"reach": ">= 8 x RecTools", "seconds": spread(found), "ratio": ratio(found, "rectools", "sairlib")}
+
+
+def sair(bench: Bench) -> Answer:
+    """An epoch of SAIR (L 10, K 3) beside one of SASRec, both ours: n 150, d 64, batch 256."""
+    systems = [bench.ours(*PROTOCOL, f"model={model}") for model in ("sair", "sasrec")]
+    for system, name in zip(systems, ("sair", "sasrec"), strict=True):
+        system.name = name
+    found = alternate(systems, "epoch", bench.rounds)
+    close(*systems)
+    return {"reach": "<= 1.5 x SASRec", "seconds": spread(found), "ratio": ratio(found, "sair", "sasrec")}
+
+
+def recbole(bench: Bench) -> Answer:
+    """An epoch of ml-100k, n 50, ours and RecBole's (every prefix a sample: its epoch learns more than ours)."""
+    overrides = ("dataset=ml-100k", "model=sasrec", "training=sasrec-paper", "max_len=50", "model.d=64")
+    ours = bench.ours(*overrides)
+    theirs = bench.peer("recbole", data=bench.exchange(*overrides), n=50, d=64, dropout=0.2)
+    found = alternate([ours, theirs], "epoch", 2)
+    close(ours, theirs)
+    return {"reach": "none: not the same work", "seconds": spread(found), "ratio": ratio(found, "recbole", "sairlib")}
+
+
+def target(bench: Bench, wanted: float = 0.585, limit: float = 1800.0) -> Answer:
+    """Seconds of training epochs alone until validation NDCG@10 (sampled-100) is ``wanted``; looks every 5 epochs.
+
+    Each system in turn. RecBole draws its own 100 candidates; it is given ``limit`` seconds and its figure told.
+    """
+    data = bench.exchange(*ML_1M)
+    makers: dict[str, tuple[Callable[[], System], int]] = {
+        "sairlib": (lambda: bench.ours(*ML_1M), 5),
+        "rectools": (lambda: bench.peer("rectools", data=data, n=200, d=64, batch_size=128, dropout=0.2), 5),
+        "recbole": (lambda: bench.peer("recbole", data=data, n=200, d=64, dropout=0.2), 1),
+    }
+    told: dict[str, Answer] = {}
+    for name, (make, every) in makers.items():
+        system, seconds, done, figure = make(), 0.0, 0, 0.0
+        while figure < wanted and seconds < limit:
+            seconds += system.ask("epoch")["seconds"]
+            done += 1
+            if done % every == 0:
+                figure = system.ask("evaluate")["ndcg@10"]
+                print(f"  {name}  {done} epochs  {seconds:.0f} s  {figure:.4f}")
+        close(system)
+        told[name] = {"seconds": round(seconds), "epochs": done, "ndcg@10": round(figure, 4), "there": figure >= wanted}
+    first = told["sairlib"]["seconds"]
+    ratios = {name: round(told[name]["seconds"] / first, 1) for name in ("rectools", "recbole")}
+    return {"reach": ">= 4 x RecTools, >= 20 x RecBole", "systems": told, "ratio": ratios}
+
+
+def prepare(bench: Bench) -> Answer:
+    """Read, filter (5-core), split and index 20 M rows from csv; then again from the cache."""
+    data = generated(bench, "ml-20m")
+    cache = bench.work / f"cache-{os.getpid()}"
+    found = {}
+    for name in ("from csv", "from the cache"):
+        filters = ("dataset.filters.user_core=5", "dataset.filters.item_core=5")
+        system = bench.ours(*ML_20M, *data, f"data.cache={cache}", *filters, only="split")
+        answer = system.ask("split")
+        close(system)
+        found[name] = {"seconds": round(answer["seconds"], 2), "peak_gb": round(answer["peak_bytes"] / 1e9, 2)}
+    return {"reach": "<= 20 s and <= 3 GB; from the cache <= 1 s", "systems": found}
+
+
+def train_20m(bench: Bench) -> Answer:
+    """Training steps on ML-20M's shape and on ml-1m, the same model (SASRec, n 150, d 64, batch 256)."""
+    large = bench.ours(*ML_20M, *generated(bench, "ml-20m"), f"data.cache={bench.work / 'cache'}", batches=40)
+    small = bench.ours(*PROTOCOL, "model=sasrec", batches=40)
+    large.name, small.name = "ml-20m's shape", "ml-1m"
+    found = alternate([large, small], "few", bench.rounds)
+    close(large, small)
+    speeds = {name: round(statistics.median(a["tokens_per_second"] for a in found[name])) for name in found}
+    return {
+        "reach": "memory <= 4 GB, tokens/s within 20 % of ml-1m's",
+        "tokens_per_second": speeds,
+        "ratio": round(speeds["ml-20m's shape"] / speeds["ml-1m"], 2),
+        "peak_memory_gb": {name: round(answers[-1]["peak_bytes"] / 1e9, 2) for name, answers in found.items()},
+    }
+
+
+def million(bench: Bench) -> Answer:
+    """1 M items: steps and full ranking of 1,000 users, with 1 M users and with 100 k."""
+    shapes = {"1 M users": (1_000_000, 10_000_000), "100 k users": (100_000, 1_000_000)}
+    systems = []
+    for name, (users, actions) in shapes.items():
+        data = generated(bench, name.replace(" ", "-"), users, 1_000_000, actions, 5)
+        cache = f"data.cache={bench.work / 'cache'}"
+        systems.append(bench.ours(*MILLION, *data, cache, batches=20, eval_users=1000))
+        systems[-1].name = name
+    steps = alternate(systems, "few", bench.rounds)
+    ranked = alternate(systems, "evaluate", 2)
+    close(*systems)
+    return {
+        "reach": "within 12 GB; cost of a step independent of the number of users",
+        "seconds_per_step": {name: round(median(answers) / 20, 3) for name, answers in steps.items()},
+        "ratio": ratio(steps, "1 M users", "100 k users"),
+        "seconds_to_rank_1000_users": {name: round(median(answers), 2) for name, answers in ranked.items()},
+        "peak_memory_gb": {name: round(answers[-1]["peak_bytes"] / 1e9, 2) for name, answers in ranked.items()},
+    }
+
+
+def start(bench: Bench) -> Answer:
+    """From the start of the process to the end of its first training step, ml-1m-sasrec from the cache."""
+    found = []
+    for _ in range(bench.rounds + 1):
+        before = time.perf_counter()
+        system = bench.ours(*ML_1M, batches=1)
+        system.ask("few")
+        found.append(time.perf_counter() - before)
+        close(system)
+    return {"reach": "<= 4 s", "seconds": {"sairlib": summary(found[1:])}}
+
+
+def commits(bench: Bench) -> Answer:
+    """SASRec's and SAIR's epoch at several of our own commits: a slowdown would show."""
+    named = os.environ.get("BENCH_COMMITS", "d3f4ea7 HEAD").split()
+    found: dict[str, Answer] = {}
+    for model, overrides in {"sasrec": ML_1M, "sair": (*PROTOCOL, "model=sair")}.items():
+        systems = []
+        for commit in named:
+            systems.append(bench.ours(*overrides, checkout=worktree(bench, commit)))
+            systems[-1].name = commit
+        answers = alternate(systems, "epoch", bench.rounds)
+        close(*systems)
+        found[model] = {"seconds": spread(answers), "ratio": ratio(answers, named[0], named[-1])}
+    return {"reach": "no slowdown", "systems": found}
+
+
+def generated(bench: Bench, name: str, *shape: int) -> tuple[str, ...]:
+    """The overrides that point to generated data of this shape (default: MovieLens-20M's), made if it is not there."""
+    folder = bench.work / "generated" / name / "ml-20m"
+    if not (folder / "ratings.csv").exists():
+        print(f"  generating {name}")
+        users, items, actions, shortest = shape or (138_493, 26_744, 20_000_263, 20)
+        generate.write(folder, users, items, actions, shortest, seed=1)
+    return (f"data.root={folder.parent}",)
+
+
+def close(*systems: System) -> None:
+    for system in systems:
+        system.close()
+
+
+def summary(values: list[float]) -> list[float]:
+    """Median, lowest, highest."""
+    return [round(value, 3) for value in (statistics.median(values), min(values), max(values))]
+
+
+def spread(found: dict[str, list[Answer]]) -> dict[str, list[float]]:
+    return {name: summary([answer["seconds"] for answer in answers]) for name, answers in found.items()}
+
+
+def ratio(found: dict[str, list[Answer]], above: str, below: str) -> list[float]:
+    """Of the times in the same round: median, lowest, highest."""
+    pairs = zip(found[above], found[below], strict=True)
+    return [round(value, 2) for value in summary([a["seconds"] / b["seconds"] for a, b in pairs])]
+
+
+ROWS: dict[str, Callable[[Bench], Answer]] = {
+    "epoch-ml-1m": partial(epochs, overrides=ML_1M, n=200, reach=4),
+    "epoch-games": partial(epochs, overrides=GAMES, n=50, reach=10),
+    "sair": sair,
+    "evaluation": evaluation,
+    "recbole": recbole,
+    "target": target,
+    "prepare-20m": prepare,
+    "train-20m": train_20m,
+    "million": million,
+    "start": start,
+    "commits": commits,
+}
+
+
+def markdown(results: Answer) -> str:
+    """The whole table, a section a row."""
+    parts = ["# The benchmark's figures\n", "Written by `bench.py`; every figure is in `results.json`. Seconds are"]
+    parts[1] += " [median, lowest, highest]; ratios are of the times within one round.\n"
+    for name in ROWS:
+        if name not in results:
+            continue
+        found = dict(results[name])
+        host = found.pop("machine")
+        row = ROWS[name]
+        told = (row.func if isinstance(row, partial) else row).__doc__ or ""
+        parts.append(f"## {name}\n\n{' '.join(told.split())}\n")
+        parts += [f"* {key.replace('_', ' ')}: {_plain(value)}" for key, value in found.items()]
+        git = host["git"] or {"commit": "unknown", "dirty": False}
+        where = f"{host['machine']['cpu']}, {host['threads']} threads, torch {host['versions']['torch']}"
+        commit = git["commit"][:7] + (" with changes" if git["dirty"] else "")
+        parts.append(f"* {host['date']}, commit {commit}, {where}, load before {host['load_before']:.1f}\n")
+    return "\n".join(parts) + "\n"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+    return str(value)

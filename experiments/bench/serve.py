@@ -1,0 +1,42 @@
+"""How the benchmark talks to a system under test: one JSON object a line, in on stdin, out on stdout.
+
+Standard library alone, so that it runs in every peer's environment. Whatever a system prints itself goes to stderr.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+Answer = dict[str, Any]
+
+
+def serve(make: Callable[[Answer], dict[str, Callable[[], Answer]]]) -> None:
+    """Build the system from the first line's settings, then do what each further line asks until stdin ends.
+
+    Every answer carries ``seconds``, ``cpu_seconds`` (of all threads) and ``peak_bytes`` (of the process so far).
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    actions: dict[str, Callable[[], Answer]] = {}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        start, cpu = time.perf_counter(), time.process_time()
+        if actions:
+            found = actions[asked["do"]]()
+        else:
+            actions, found = make(asked), {}
+        spent = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({**spent, "peak_bytes": peak, **found}), file=answers, flush=True)
+
+
+def ndcg(scores: Any, k: int = 10) -> float:
+    """NDCG@k of column 0 against the others of ``scores`` (numpy, users x candidates)."""
+    import numpy as np
+
+    ranks = (scores[:, 1:] >= scores[:, :1]).sum(1)
+    return float(np.where(ranks < k, 1 / np.log2(ranks + 2), 0.0).mean())

@@ -1,0 +1,73 @@
+"""RecBole's SASRec under test. Settings: ``data`` (see harness.py), ``n``, ``d``, ``dropout``, ``threads``.
+
+Every prefix is a sample of its own there, so ``batch_size`` is RecBole's default of 2,048 prefixes.
+"""
+
+import logging
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+from serve import Answer, serve
+
+
+def make(asked: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(asked["threads"])
+    given = np.load(asked["data"])
+    folder = Path(mkdtemp()) / "given"
+    folder.mkdir()
+    columns = {"user_id:token": given["sequence_users"], "item_id:token": given["sequence_items"]}
+    frame = pd.DataFrame(columns)
+    frame["timestamp:float"] = np.arange(len(frame))
+    frame.to_csv(folder / "given.inter", sep="\t", index=False)
+    config = Config(
+        model="SASRec",
+        dataset="given",
+        config_dict={
+            "data_path": str(folder.parent),
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+            "MAX_ITEM_LIST_LENGTH": asked["n"],
+            "n_layers": 2,
+            "n_heads": 1,
+            "hidden_size": asked["d"],
+            "inner_size": asked["d"],
+            "hidden_dropout_prob": asked["dropout"],
+            "attn_dropout_prob": asked["dropout"],
+            "hidden_act": "relu",
+            "loss_type": "BPR",
+            "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1},
+            "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "uni100"},
+            "metrics": ["NDCG", "Hit"],
+            "valid_metric": "NDCG@10",
+            "use_gpu": False,
+            "show_progress": False,
+            "checkpoint_dir": str(folder),
+        },
+    )
+    init_seed(1, True)
+    logging.disable(logging.CRITICAL)
+    training, validation, _ = data_preparation(config, create_dataset(config))
+    model = get_model("SASRec")(config, training.dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
+    done = 0
+
+    def epoch() -> Answer:
+        nonlocal done
+        trainer._train_epoch(training, done)
+        done += 1
+        return {}
+
+    def evaluate() -> Answer:
+        return {"ndcg@10": float(trainer._valid_epoch(validation)[1]["ndcg@10"])}
+
+    return {"epoch": epoch, "evaluate": evaluate}
+
+
+if __name__ == "__main__":
+    serve(make)

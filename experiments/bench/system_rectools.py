@@ -1,0 +1,91 @@
+"""RecTools' SASRec under test. Settings: ``data`` (see harness.py), ``n``, ``d``, ``batch_size``, ``dropout``, ``threads``.
+
+Trained by its own fit_partial(); the epoch is timed from inside.
+"""
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pytorch_lightning import Callback, Trainer
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+from serve import Answer, ndcg, serve
+
+warnings.filterwarnings("ignore")
+
+
+class Clock(Callback):
+    """Times an epoch from inside, so that what surrounds fit() does not count."""
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+
+def make(asked: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(asked["threads"])
+    torch.manual_seed(1)
+    given = np.load(asked["data"])
+    users, items = given["users"], given["items"]
+    frame = pd.DataFrame({Columns.User: users, Columns.Item: items, Columns.Weight: 1.0})
+    frame[Columns.Datetime] = pd.to_datetime(np.arange(len(frame)), unit="s")
+    dataset = Dataset.construct(frame)
+
+    def trainer() -> Trainer:
+        return Trainer(
+            max_epochs=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+            enable_checkpointing=False,
+            accelerator="cpu",
+            callbacks=[Clock()],
+        )
+
+    model = SASRecModel(
+        n_blocks=2,
+        n_heads=1,
+        n_factors=asked["d"],
+        dropout_rate=asked["dropout"],
+        session_max_len=asked["n"],
+        batch_size=asked["batch_size"],
+        loss="BCE",
+        n_negatives=1,
+        lr=0.001,
+        get_trainer_func=trainer,
+        recommend_torch_device="cpu",
+    )
+
+    def epoch() -> Answer:
+        model.fit_partial(dataset, min_epochs=1, max_epochs=1)
+        used = next(part for part in model.fit_trainer.callbacks if isinstance(part, Clock))  # a copy of ours
+        return {"seconds": used.seconds}
+
+    def evaluate() -> Answer:
+        """Recommend 20 items to every user, as its users do; what the scoring below costs does not count."""
+        start = time.perf_counter()
+        model.recommend(given["eval_users"], dataset, k=20, filter_viewed=True)
+        seconds = time.perf_counter() - start
+        known = model.data_preparator.transform_dataset_u2i(dataset, given["eval_users"])
+        loader = model.data_preparator.get_dataloader_recommend(known, 256)
+        user_vectors, item_vectors = model.lightning_model._get_user_item_embeddings(loader, "cpu")
+        candidates = given["candidates"]
+        inside_of = pd.Series(model.data_preparator.item_id_map.to_internal)
+        # Items that nobody has in training have no vector here: they get the padding's.
+        inside = torch.from_numpy(inside_of.reindex(candidates.ravel()).fillna(0).to_numpy(np.int64))
+        rows = torch.from_numpy(np.asarray(known.user_id_map.convert_to_internal(given["eval_users"])))
+        scores = (user_vectors[rows][:, None] * item_vectors[inside.view(candidates.shape)]).sum(-1).numpy()
+        return {"seconds": seconds, "ndcg@10": ndcg(scores)}
+
+    return {"epoch": epoch, "evaluate": evaluate}
+
+
+if __name__ == "__main__":
+    serve(make)

@@ -1,0 +1,119 @@
+"""sairlib under test. Settings: ``overrides`` (of the train command), ``threads``; optional: ``only`` = split,
+``batches`` of a short epoch, ``eval_users`` to evaluate on at most."""
+
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from serve import Answer, serve
+from torch import nn
+
+import sairlib
+from sairlib import build, runtime
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Part
+from sairlib.evaluator import EvaluationSettings, Evaluator
+from sairlib.nn.attention import CausalAttention
+from sairlib.objectives import NextItem
+from sairlib.runlog import RunLog
+from sairlib.trainer import Trainer, TrainingSettings
+
+CONF = Path(sairlib.__file__).parents[2] / "conf"
+
+
+def config_of(overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=overrides)
+
+
+def trainer_of(overrides: list[str]) -> Trainer:
+    """As the train command builds it."""
+    config = config_of(overrides)
+    device = runtime.choose_device(config.device)
+    runtime.seed_everything(config.seed)
+    if hasattr(runtime, "keep_freed_memory"):  # older commits, in the table over our own, have it not
+        runtime.keep_freed_memory()
+    training = build.settings(config, "training", TrainingSettings)
+    split = build.split(config)
+    model = build.model(config, split, device)
+    store = SequenceStore(split, config.max_len, device)
+    evaluator = Evaluator(split, store, build.settings(config, "evaluation", EvaluationSettings))
+    objective = NextItem(training.n_negatives, store.steps_per_batch(training.batch_size))
+    return Trainer(model, objective, store, evaluator, training, config.seed, {})
+
+
+def flops_of_an_epoch(trainer: Trainer) -> float:
+    """Multiply-adds of the matrix products that an epoch cannot do without, twice: real steps, causal halves.
+
+    A product costs 2 in the forward pass and 4 in the backward pass for each weight and step.
+    """
+    store, model = trainer.store, trainer.model
+    steps_U = (store.train_lengths[store.train_rows] - 1).clamp(max=store.max_len).double()
+    weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+    scored = (1 + trainer.settings.n_negatives) * model.encoder.item_embedding.embedding_dim
+    attended = sum(layer.query_key_value.in_features for layer in model.modules() if isinstance(layer, CausalAttention))
+    # Scores and mixtures at step t: t products of the width each.
+    return float(6 * (weights + scored) * steps_U.sum() + 6 * attended * (steps_U * (steps_U + 1)).sum())
+
+
+class Curves(RunLog):
+    """Keeps the speed that the trainer reports."""
+
+    def scalars(self, group: str, values: dict[str, float], step: int) -> None:
+        if group == "speed":
+            self.speed = values
+
+
+def make(asked: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(asked["threads"])
+    if asked.get("only") == "split":
+        config = config_of(asked["overrides"])
+        return {"split": lambda: {"split_sha256": build.split(config).sha256()}}
+    trainer = trainer_of(asked["overrides"])
+    store = trainer.store
+    if "eval_users" in asked:
+        store.eval_users = store.eval_users[: asked["eval_users"]]
+
+    def epoch(batches: int | None = None) -> Answer:
+        """One epoch of the trainer's own loop, or only its first batches."""
+        if batches is not None:
+            store.epoch = lambda *given: SequenceStore.epoch(store, *given)[:batches]  # type: ignore[method-assign]
+            trainer.steps_per_epoch = batches
+        with TemporaryDirectory() as folder, closing(Curves(Path(folder))) as log:
+            start = time.perf_counter()
+            trainer._train_epoch(log)
+            trainer.progress.epoch += 1
+            seconds = time.perf_counter() - start
+        return {"seconds": seconds, **log.speed}
+
+    def evaluate() -> Answer:
+        start = time.perf_counter()
+        ranks = trainer.evaluator.rank(trainer.model, Part.VALIDATION)
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "ndcg@10": ranks["sampled"].means((10,))["ndcg@10"]}
+
+    def matmul() -> Answer:
+        """The machine's speed at large fp32 matrix products, in products of an epoch's size."""
+        a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+        start = time.perf_counter()
+        for _ in range(4):
+            a @ b
+        return {"flops_per_second": 4 * 2 * 2048**3 / (time.perf_counter() - start)}
+
+    return {
+        "epoch": epoch,
+        "few": partial(epoch, asked.get("batches", 30)),
+        "evaluate": evaluate,
+        "matmul": matmul,
+        "flops": lambda: {"flops": flops_of_an_epoch(trainer)},
+    }
+
+
+if __name__ == "__main__":
+    serve(make)
