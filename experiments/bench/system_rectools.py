@@ -1,4 +1,5 @@
-"""RecTools' SASRec under test. Settings: ``data`` (see harness.py), ``n``, ``d``, ``batch_size``, ``dropout``, ``threads``.
+"""RecTools' SASRec under test. Settings: ``data`` (see harness.py), ``n``, ``d``, ``batch_size``, ``dropout``,
+``threads``.
 
 Trained by its own fit_partial(); the epoch is timed from inside.
 """
