@@ -1,5 +1,6 @@
 """Ranks against a slow plain version, an oracle, a constant, and scores that are no numbers."""
 
+from dataclasses import replace
 from typing import final
 
 import numpy as np
@@ -22,16 +23,21 @@ ALL = EvaluationSettings(ks=(1, 5, 10), n_candidates=10, full=True, full_with_hi
 
 @final
 class Table(Recommender):
-    """Scores each item for each user by a given table (U, M + 1)."""
+    """Scores each item for each user by a given table (U, M + 1); has memory for ``room_for`` users at once."""
 
     every_step = True
 
-    def __init__(self, scores_UM: Tensor) -> None:
+    def __init__(self, scores_UM: Tensor, room_for: int = 1000) -> None:
         super().__init__()
         self.scores_UM = scores_UM
         self.n_items = scores_UM.shape[1] - 1
+        self.room_for = room_for
+        self.refused = 0
 
     def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        if len(users_B) > self.room_for:
+            self.refused += 1
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes")
         return users_B[:, None, None].expand(-1, items_BN.shape[1], 1).float()
 
     def score(self, states: Tensor, items: Tensor) -> Tensor:
@@ -173,6 +179,15 @@ def test_neither_batch_size_nor_memory_limit_matters(monkeypatch: pytest.MonkeyP
     for limit in (1, 4 * 51):
         monkeypatch.setattr(evaluator_module, "SCORES_AT_ONCE", limit)
         assert found(7) == found(4096) == expected
+
+
+def test_too_little_memory_means_fewer_users_at_once() -> None:
+    made = split()
+    cramped, known = Table(scores(made), room_for=3), evaluator(made, replace(ALL, batch_size=16))
+    assert listed(known.rank(cramped, Part.TEST)) == listed(evaluator(made).rank(Table(scores(made)), Part.TEST))
+    assert cramped.refused == 3  # 16, 8 and 4 users: asked once each, not anew for every batch
+    with pytest.raises(UserError, match="no memory to rank a single user"):
+        known.rank(Table(scores(made), room_for=0), Part.TEST)
 
 
 def test_a_real_model_is_as_good_in_any_batch() -> None:

@@ -306,6 +306,19 @@ def test_no_number_stops_the_run_and_leaves_the_last_checkpoint(
     assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()])
+def test_too_little_memory_says_what_to_lower(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(model: SASRec, batch: Batch) -> dict[str, Tensor]:
+        raise error
+
+    made = trainer()
+    monkeypatch.setattr(made, "loss", full)
+    with pytest.raises(UserError, match=r"not enough memory for a training step: lower training.batch_size=\d+"):
+        fit(made, tmp_path)
+
+
 @pytest.mark.parametrize("monitor", ["full/ndcg@10", "sampled/ndcg@5", "ndcg@10", "sampled", "sampled/auc"])
 def test_a_monitor_that_is_not_measured_is_refused(monitor: str) -> None:
     with pytest.raises(UserError, match="is not measured: rankings are sampled, metrics hr@10, mrr, ndcg@10"):

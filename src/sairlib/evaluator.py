@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sairlib import runtime
 from sairlib.batch import PAD, EvalBatch
 from sairlib.data.negatives import Candidates, candidates
 from sairlib.data.sequences import SequenceStore
@@ -91,6 +92,7 @@ class Evaluator:
     def __init__(self, split: Split, store: SequenceStore, settings: EvaluationSettings) -> None:
         self.store = store
         self.settings = settings
+        self._users_at_once = settings.batch_size
         self.drawn: Candidates | None = None
         if settings.n_candidates:
             self.drawn = candidates(split, settings.n_candidates, settings.candidates, settings.candidates_seed)
@@ -112,13 +114,34 @@ class Evaluator:
         model.eval()
         try:
             for rows_B, batch in self.store.evaluation(part, self.settings.batch_size):
-                states_BD = model.encode_newest(batch.items_BN, batch.users_B).float()
-                at_once = max(1, SCORES_AT_ONCE // (model.n_items + 1))
-                for piece in torch.arange(len(rows_B), device=rows_B.device).split(at_once):
-                    self._count(model, part, rows_B[piece], _take(batch, piece), states_BD[piece], counts)
+                self._rank_batch(model, part, rows_B, batch, counts)
         finally:
             model.train(training)
         return {name: Ranks(*count.cpu().numpy()) for name, count in counts.items()}
+
+    def _rank_batch(
+        self, model: Recommender, part: Part, rows_B: Tensor, batch: EvalBatch, counts: dict[str, Tensor]
+    ) -> None:
+        """As many users at once as the memory takes: where it does not, half as many, from then on."""
+        start = 0
+        while start < len(rows_B):
+            piece = torch.arange(start, min(start + self._users_at_once, len(rows_B)), device=rows_B.device)
+            try:
+                taken = _take(batch, piece)
+                states_BD = model.encode_newest(taken.items_BN, taken.users_B).float()
+                at_once = max(1, SCORES_AT_ONCE // (model.n_items + 1))
+                for part_of in torch.arange(len(piece), device=piece.device).split(at_once):
+                    self._count(model, part, rows_B[piece[part_of]], _take(taken, part_of), states_BD[part_of], counts)
+            except (RuntimeError, MemoryError) as error:
+                if not runtime.out_of_memory(error):
+                    raise
+                if len(piece) == 1:
+                    raise UserError(
+                        "no memory to rank a single user; lower max_len, or the width of the model"
+                    ) from error
+                self._users_at_once = len(piece) // 2
+                continue
+            start += len(piece)
 
     def _count(
         self,

@@ -48,6 +48,12 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(m_mmap_threshold, largest) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether a tensor found no room: torch says so by another exception on every kind of device."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in told or "can't allocate memory" in told
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """Machine, versions and commit, for the run's record."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pandas", "hydra-core")}

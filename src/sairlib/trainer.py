@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sairlib import checkpoint
+from sairlib import checkpoint, runtime
 from sairlib.batch import PAD, Batch
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part
@@ -153,10 +153,18 @@ class Trainer:
         figures: list[dict[str, float]] = []
         batches = self.store.epoch(self.settings.batch_size, self.settings.group_by_length, self.generator)
         for users_B in log.progress(batches, f"epoch {self.progress.epoch + 1}"):
-            batch = self.objective.batch(self.store, users_B, self.generator)
+            try:
+                batch = self.objective.batch(self.store, users_B, self.generator)
+                names, values = self._step(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not runtime.out_of_memory(error):
+                    raise
+                raise UserError(
+                    f"not enough memory for a training step: lower training.batch_size={self.settings.batch_size},"
+                    f" max_len={self.store.max_len} or training.n_negatives={self.settings.n_negatives}"
+                ) from error
             shown += batch.items_BN.numel()
             real += (batch.items_BN != PAD).sum()
-            names, values = self._step(batch)
             pending.append(values)
             if len(pending) == FLUSH or self.progress.step % self.steps_per_epoch == 0:
                 figures += self._look(names, pending, log)
