@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -155,7 +156,7 @@ class Trainer:
         for users_B in log.progress(batches, f"epoch {self.progress.epoch + 1}"):
             try:
                 batch = self.objective.batch(self.store, users_B, self.generator)
-                names, values = self._step(batch)
+                names, values, norm = self._step(batch)
             except (RuntimeError, MemoryError) as error:
                 if not runtime.out_of_memory(error):
                     raise
@@ -167,7 +168,7 @@ class Trainer:
             real += (batch.items_BN != PAD).sum()
             pending.append(values)
             if len(pending) == FLUSH or self.progress.step % self.steps_per_epoch == 0:
-                figures += self._look(names, pending, log)
+                figures += self._look(names, pending, norm, log)
                 pending = []
         seconds, tokens = time.perf_counter() - start, int(real)
         log.scalars(
@@ -179,13 +180,14 @@ class Trainer:
             },
             self.progress.step,
         )
-        means = {name: sum(f[name] for f in figures) / len(figures) for name in names}
+        means = _means(figures)
         # Within an epoch the loss follows the lengths of the batches; over one it is the mean over all steps.
         log.scalars("epoch", means, self.progress.step)
         return means
 
-    def _step(self, batch: Batch) -> tuple[list[str], Tensor]:
-        """One step of training: the names and values of its figures, left on the device."""
+    def _step(self, batch: Batch) -> tuple[list[str], Tensor, Tensor | None]:
+        """One step of training: the names and values of its figures, and the gradient's norm where that was needed to
+        clip it, left on the device."""
         lr = self.settings.lr_at(self.progress.step, self.settings.epochs * self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -194,22 +196,28 @@ class Trainer:
         loss = torch.stack(list(parts.values())).sum()
         self.optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip or math.inf)
+        clip = self.settings.grad_clip
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip) if clip else None
         self.optimizer.step()
         self.progress.step += 1
-        values = torch.stack([loss, *parts.values(), norm]).detach()
-        return ["loss", *parts, "gradient_norm"], values
+        return ["loss", *parts], torch.stack([loss, *parts.values()]).detach(), norm
 
-    def _look(self, names: list[str], pending: list[Tensor], log: RunLog) -> list[dict[str, float]]:
-        """Bring the pending steps' figures to the host, stop on NaN or inf, and plot their mean."""
-        rows = torch.stack(pending).tolist()
-        first = self.progress.step - len(rows) + 1
-        for step, row in enumerate(rows, first):
-            if not all(map(math.isfinite, row)):
-                bad = [name for name, value in zip(names, row, strict=True) if not math.isfinite(value)]
+    def _look(
+        self, names: list[str], pending: list[Tensor], norm: Tensor | None, log: RunLog
+    ) -> list[dict[str, float]]:
+        """Bring the pending steps' figures to the host, stop on NaN or inf, and plot their mean.
+
+        The gradient's norm is that of the last of these steps: at every step it would cost a pass over all weights.
+        """
+        if norm is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        figures = [dict(zip(names, row, strict=True)) for row in torch.stack(pending).tolist()]
+        figures[-1]["gradient_norm"] = float(norm)
+        for step, figure in enumerate(figures, self.progress.step - len(figures) + 1):
+            bad = [name for name, value in figure.items() if not math.isfinite(value)]
+            if bad:
                 raise NonFiniteError(f"{', '.join(bad)} became NaN or inf at step {step}")
-        figures = [dict(zip(names, row, strict=True)) for row in rows]
-        means = {name: sum(f[name] for f in figures) / len(figures) for name in names}
+        means = _means(figures)
         lr = self.optimizer.param_groups[0]["lr"]
         log.scalars("train", {**means, "lr": lr}, self.progress.step)
         return figures
@@ -275,3 +283,8 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"].cpu())
         if state["cuda_rng"] is not None and self.store.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.store.device)
+
+
+def _means(figures: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over those that have it."""
+    return {name: fmean(f[name] for f in figures if name in f) for name in figures[-1]}

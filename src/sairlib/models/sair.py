@@ -4,7 +4,6 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 
 from sairlib.batch import at_steps, last_steps
 from sairlib.errors import UserError
@@ -137,7 +136,7 @@ class SAIR(Recommender):
         return states_BND, self.retrieval(states_BND, self.pool_LD)
 
     def score(self, states: Tensor, items: Tensor) -> Tensor:
-        vectors = embedding(items, self.encoder.item_embedding.weight, padding_idx=0)
+        vectors = self.encoder.item_embedding(items)
         if self.score_with_category and self.categories is not None:
             vectors = vectors + self.categories(items)
         return inner_products(states, vectors)

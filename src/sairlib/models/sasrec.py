@@ -2,12 +2,13 @@
 
 from typing import final
 
-from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch import Tensor
 
+from sairlib.batch import PAD
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender, inner_products
-from sairlib.nn.item_encoder import ItemEncoder, init_table
+from sairlib.nn.item_encoder import ItemEncoder
+from sairlib.nn.table import Table
 
 
 @final
@@ -72,16 +73,12 @@ class SASRec(Recommender):
             attention_dropout=attention_dropout,
             output_projection=output_projection,
         )
-        self.output_embedding = None if shared_item_embedding else nn.Embedding(n_items + 1, d, padding_idx=0)
-        if self.output_embedding is not None:
-            init_table(self.output_embedding)
-        self.user_embedding = nn.Embedding(n_users, d) if user_embedding else None
-        if self.user_embedding is not None:
-            init_table(self.user_embedding)
+        self.output_embedding = None if shared_item_embedding else Table(n_items + 1, d, padding_idx=PAD)
+        self.user_embedding = Table(n_users, d) if user_embedding else None
 
     @property
-    def _table(self) -> Tensor:
-        return (self.output_embedding or self.encoder.item_embedding).weight
+    def _table(self) -> Table:
+        return self.output_embedding or self.encoder.item_embedding
 
     def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         states_BND: Tensor = self.encoder(items_BN)
@@ -99,7 +96,7 @@ class SASRec(Recommender):
         return vectors_BD
 
     def score(self, states: Tensor, items: Tensor) -> Tensor:
-        return inner_products(states, embedding(items, self._table, padding_idx=0))
+        return inner_products(states, self._table(items))
 
     def score_all(self, states_BD: Tensor) -> Tensor:
-        return states_BD @ self._table.T
+        return states_BD @ self._table.weight.T

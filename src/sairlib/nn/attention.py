@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from sairlib.batch import at_steps
 from sairlib.errors import UserError
@@ -39,15 +39,21 @@ class CausalAttention(nn.Module):
         return mixed_BND
 
     def at_steps(self, states_BND: Tensor, steps_B: Tensor) -> Tensor:
-        """``forward(states_BND)`` at one step of each row alone (B, D), for evaluation."""
+        """``forward(states_BND)`` at one step of each row alone (B, D), for evaluation.
+
+        With so few queries it is cheaper to take W_K to the query, q (x W_K)^T = (q W_K^T) x^T, and W_V to the mixture,
+        a (x W_V) = (a x) W_V: neither is multiplied with every state.
+        """
         B, N, D = states_BND.shape
-        query_DD, key_value_2DD = self.query_key_value.weight.split((D, 2 * D))
-        query_BH1D = self._heads(linear(at_steps(states_BND, steps_B), query_DD)[:, None])
-        key_BHND, value_BHND = map(self._heads, linear(states_BND, key_value_2DD).split(D, -1))
+        query_HhD, key_HhD, value_HhD = self.query_key_value.weight.view(3, self.n_heads, D // self.n_heads, D)
+        query_BHh = torch.einsum("bd,hkd->bhk", at_steps(states_BND, steps_B), query_HhD)
+        query_B1HD = torch.einsum("bhk,hkd->bhd", query_BHh, key_HhD)[:, None]
+        states_B1ND = states_BND[:, None]
         seen_B11N = (torch.arange(N, device=steps_B.device) <= steps_B[:, None])[:, None, None]
-        dropout = self.dropout if self.training else 0.0
-        mixed_BH1D = scaled_dot_product_attention(query_BH1D, key_BHND, value_BHND, seen_B11N, dropout)
-        mixed_BD: Tensor = self.output(mixed_BH1D.reshape(B, D))
+        mixed_B1HD = scaled_dot_product_attention(
+            query_B1HD, states_B1ND, states_B1ND, seen_B11N, scale=(D // self.n_heads) ** -0.5
+        )
+        mixed_BD: Tensor = self.output(torch.einsum("bhd,hkd->bhk", mixed_B1HD[:, 0], value_HhD).reshape(B, D))
         return mixed_BD
 
     def _heads(self, x_BND: Tensor) -> Tensor:

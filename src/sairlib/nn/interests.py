@@ -10,6 +10,7 @@ from sairlib.batch import at_steps
 from sairlib.errors import UserError
 from sairlib.nn.attention import CausalAttention
 from sairlib.nn.dropout import Dropout
+from sairlib.nn.table import rows
 
 WEIGHTS = ("interacted", "raw")
 INTEREST_FFNS = ("per_slot", "shared")
@@ -93,7 +94,7 @@ class InterestAggregator(nn.Module):
         """One vector at every step (B, N, D); without N for a single step of each row."""
         fused_BND = torch.zeros_like(states_BND)
         for slot in range(self.n_slots):
-            interest_BND = nn.functional.embedding(retrieved.kept_BNK[..., slot], pool_LD)
+            interest_BND = rows(pool_LD, retrieved.kept_BNK[..., slot])
             active_BND = self.nets[slot % len(self.nets)](interest_BND + states_BND)
             fused_BND = fused_BND + retrieved.weights_BNK[..., slot, None] * active_BND
         return fused_BND

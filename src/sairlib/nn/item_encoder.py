@@ -3,13 +3,13 @@
 import math
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from sairlib.batch import PAD, at_steps, last_steps, positions
 from sairlib.errors import UserError
 from sairlib.nn.block import Block
 from sairlib.nn.dropout import Dropout
+from sairlib.nn.table import Table
 
 POOLINGS = ("mean", "sum", "first")
 
@@ -30,8 +30,7 @@ class CategoryEmbedding(nn.Module):
         self.mode = "sum" if pooling == "first" else pooling
         kept = item_categories[:, :1] if pooling == "first" else item_categories
         self.register_buffer("item_categories", kept, persistent=False)
-        self.table = nn.Embedding(n_categories + 1, width, padding_idx=PAD)
-        init_table(self.table)
+        self.table = Table(n_categories + 1, width, padding_idx=PAD)
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors (*items.shape, D)."""
@@ -71,11 +70,8 @@ class ItemEncoder(nn.Module):
             raise UserError(f"n_blocks must be 0 or more, not {n_blocks}")
         if max_len < 1:
             raise UserError(f"max_len must be at least 1, not {max_len}")
-        self.item_embedding = nn.Embedding(n_items + 1, width, padding_idx=PAD)
-        init_table(self.item_embedding)
-        self.position_embedding = nn.Embedding(max_len, width) if positional_embedding else None
-        if self.position_embedding is not None:
-            init_table(self.position_embedding)
+        self.item_embedding = Table(n_items + 1, width, padding_idx=PAD)
+        self.position_embedding = Table(max_len, width) if positional_embedding else None
         self.categories = categories
         self.scale = math.sqrt(width) if scale_items else 1.0
         self.dropout = Dropout(dropout)
@@ -113,11 +109,3 @@ class ItemEncoder(nn.Module):
             states_BND = states_BND + self.position_embedding(positions(items_BN))
         embedded_BND: Tensor = self.dropout(states_BND)
         return embedded_BND
-
-
-def init_table(table: nn.Embedding) -> None:
-    """Xavier-uniform over the real rows (the default of the SASRec authors' framework); PAD's row stays zero."""
-    nn.init.xavier_uniform_(table.weight)
-    if table.padding_idx is not None:
-        with torch.no_grad():
-            table.weight[table.padding_idx].zero_()
