@@ -18,9 +18,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from sairlib import checkpoint, train, trainer
-from sairlib.batch import Batch
 
 TINY = [
     *("device=cpu", "model.d=8", "max_len=8", "training.epochs=2", "training.batch_size=16"),
@@ -334,9 +334,11 @@ def test_no_number_stops_the_command_with_one_line(
 ) -> None:
     step = trainer.Trainer._step
 
-    def broken(self: trainer.Trainer, batch: Batch) -> Any:
-        names, values = step(self, batch)
-        return names, values * (float("nan") if self.progress.step == 3 else 1.0)
+    def broken(self: trainer.Trainer, users_B: Tensor) -> Any:
+        done = step(self, users_B)
+        if self.progress.step == 3:
+            done.figures["loss"] *= float("nan")
+        return done
 
     monkeypatch.setattr(trainer.Trainer, "_step", broken)
     assert refused(command(), "NaN or inf at step 3")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sairlib import checkpoint
+from sairlib import trainer as trainer_module
 from sairlib.batch import PAD, Batch
 from sairlib.data.dataset import Dataset
 from sairlib.data.sequences import SequenceStore
@@ -44,7 +45,7 @@ def trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings:
     torch.manual_seed(seed)
     model: SASRec | SAIR = SASRec(M, 40, 8, d=8, n_blocks=1, dropout=dropout)
     if sair:
-        model = SAIR(M, 8, torch.full((M + 1, 0), PAD), 0, n_interests=4, top_k=2, d=8, n_blocks=1)
+        model = SAIR(M, 8, torch.full((M + 1, 0), PAD), 0, n_interests=4, top_k=2, d=8, n_blocks=1, dropout=dropout)
     chosen = TrainingSettings(**{"epochs": 3, "batch_size": 16, "lr": 0.01, **settings})
     return Trainer(model, NextItem(chosen.n_negatives), store, evaluator, chosen, seed, IDENTITY)
 
@@ -268,6 +269,28 @@ def test_clipping_bounds_the_gradient_and_logs_what_it_was(tmp_path: Path) -> No
     assert left[1] == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize("sair", [False, True])
+def test_a_batch_in_pieces_is_the_same_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sair: bool) -> None:
+    # Without dropout and where nothing is left to be a negative, a step draws nothing: pieces only change roundings.
+    whole, pieces = trainer(sair=sair, dropout=0.0), trainer(sair=sair, dropout=0.0)
+    users_B = whole.store.train_rows
+    for made in (whole, pieces):
+        made.store.unseen.sizes.zero_()
+        made.objective = NextItem(1, steps_per_batch=7.0)
+        made.loss = made.objective.loss
+    expected = whole._step(users_B)
+    monkeypatch.setattr(trainer_module, "PIECE", 40)
+    assert len(pieces._pieces(users_B)) > 3
+    assert sorted(torch.cat(pieces._pieces(users_B)).tolist()) == users_B.tolist()
+    found = pieces._step(users_B)
+    assert found.shown < expected.shown and found.real == expected.real
+    for name in expected.figures:
+        torch.testing.assert_close(found.figures[name], expected.figures[name])
+    for one, other in zip(pieces.model.parameters(), whole.model.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad)
+
+
 def test_bf16_trains_and_keeps_fp32_weights(tmp_path: Path) -> None:
     expected = losses(fit(trainer(epochs=2), tmp_path / "fp32"))
     made = trainer(precision="bf16", epochs=2)
@@ -294,8 +317,8 @@ def test_no_number_stops_the_run_and_leaves_the_last_checkpoint(
     loss = made.loss
     steps = iter(range(1, 100))
 
-    def broken(model: SASRec, batch: Batch) -> dict[str, Tensor]:
-        parts = loss(model, batch)
+    def broken(model: SASRec, batch: Batch, share: float) -> dict[str, Tensor]:
+        parts = loss(model, batch, share)
         return {"bce": parts["bce"] * (bad if next(steps) == 8 else 1.0)}
 
     made.loss = broken
@@ -310,7 +333,7 @@ def test_no_number_stops_the_run_and_leaves_the_last_checkpoint(
 def test_too_little_memory_says_what_to_lower(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(model: SASRec, batch: Batch) -> dict[str, Tensor]:
+    def full(model: SASRec, batch: Batch, share: float) -> dict[str, Tensor]:
         raise error
 
     made = trainer()

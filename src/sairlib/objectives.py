@@ -30,8 +30,12 @@ class NextItem:
         negatives_BNC = store.unseen.draw(users_B, (items_BN.shape[1], self.n_negatives), generator)
         return Batch(users_B, items_BN, targets_BN, negatives_BNC)
 
-    def loss(self, model: Recommender, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars whose sum is to be minimised. ValueError for a model that may not train every step."""
+    def loss(self, model: Recommender, batch: Batch, share: float = 1.0) -> dict[str, Tensor]:
+        """Named scalars whose sum is to be minimised. ValueError for a model that may not train every step.
+
+        ``share``: of a batch that comes in pieces, this is so much; the sums over its pieces are then the batch's, if
+        ``steps_per_batch`` is given.
+        """
         if not model.every_step:
             raise UserError(
                 f"{type(model).__name__} sees the whole sequence: training every step would leak the target"
@@ -39,4 +43,7 @@ class NextItem:
         states_BND = model.encode(batch.items_BN, batch.users_B)
         candidates_BNC = torch.cat([batch.targets_BN[..., None], batch.negatives_BNC], -1)
         scores_BNC = model.score(states_BND, candidates_BNC)
-        return {"bce": bce(scores_BNC, candidates_BNC != PAD, self.steps_per_batch), **model.regularisers()}
+        return {
+            "bce": bce(scores_BNC, candidates_BNC != PAD, self.steps_per_batch),
+            **{name: share * value for name, value in model.regularisers().items()},
+        }
