@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# The tensors here are tiny: more threads only wait for one another, for minutes where the cores are busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
