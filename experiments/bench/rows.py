@@ -22,7 +22,8 @@ def epochs(bench: Bench, overrides: tuple[str, ...], n: int, reach: float) -> An
     ours = bench.ours(*overrides)
     theirs = bench.peer("rectools", data=bench.exchange(*overrides), n=n, d=64, batch_size=128, dropout=0.2)
     found = alternate([ours, theirs], "epoch", bench.rounds)
-    flops, peaks = ours.ask("flops")["flops"], [ours.ask("matmul")["flops_per_second"] for _ in range(5)]
+    flops = ours.ask("flops")
+    peak = statistics.median(ours.ask("matmul")["flops_per_second"] for _ in range(5))
     close(ours, theirs)
     mine = median(found["sairlib"])
     return {
@@ -31,8 +32,8 @@ def epochs(bench: Bench, overrides: tuple[str, ...], n: int, reach: float) -> An
         "ratio": ratio(found, "rectools", "sairlib"),
         "tokens_per_second": round(median(found["sairlib"], "tokens_per_second")),
         "padding_share": round(median(found["sairlib"], "padding_share"), 3),
-        "utilisation": round(flops / mine / statistics.median(peaks), 3),
-        "peak_gflops": round(statistics.median(peaks) / 1e9),
+        "utilisation": {name: round(flops[name] / mine / peak, 3) for name in ("needed", "quoted")},
+        "peak_gflops": round(peak / 1e9),
         "peak_memory_gb": {name: round(answers[-1]["peak_bytes"] / 1e9, 2) for name, answers in found.items()},
     }
 
