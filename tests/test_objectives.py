@@ -109,7 +109,7 @@ def test_every_step_of_an_epoch_weighs_the_same_in_batches_of_any_length(max_len
         torch.manual_seed(0)
         model, generator = Bigram(), torch.Generator().manual_seed(1)
         batches = known.epoch(batch_size, group, generator)
-        for users_B in batches:
+        for users_B, _ in batches:
             (objective.loss(model, objective.batch(known, users_B, generator))["bce"] / len(batches)).backward()
         assert model.table.weight.grad is not None
         return model.table.weight.grad

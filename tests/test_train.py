@@ -18,9 +18,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from sairlib import checkpoint, train, trainer
+from sairlib.data.sequences import Rows
 
 TINY = [
     *("device=cpu", "model.d=8", "max_len=8", "training.epochs=2", "training.batch_size=16"),
@@ -334,8 +334,8 @@ def test_no_number_stops_the_command_with_one_line(
 ) -> None:
     step = trainer.Trainer._step
 
-    def broken(self: trainer.Trainer, users_B: Tensor) -> Any:
-        done = step(self, users_B)
+    def broken(self: trainer.Trainer, rows: Rows) -> Any:
+        done = step(self, rows)
         if self.progress.step == 3:
             done.figures["loss"] *= float("nan")
         return done

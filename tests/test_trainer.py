@@ -273,16 +273,17 @@ def test_clipping_bounds_the_gradient_and_logs_what_it_was(tmp_path: Path) -> No
 def test_a_batch_in_pieces_is_the_same_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sair: bool) -> None:
     # Without dropout and where nothing is left to be a negative, a step draws nothing: pieces only change roundings.
     whole, pieces = trainer(sair=sair, dropout=0.0), trainer(sair=sair, dropout=0.0)
-    users_B = whole.store.train_rows
+    rows = whole.store.epoch(1000, True, whole.generator)[0]  # all of them
     for made in (whole, pieces):
         made.store.unseen.sizes.zero_()
         made.objective = NextItem(1, steps_per_batch=7.0)
         made.loss = made.objective.loss
-    expected = whole._step(users_B)
+    expected = whole._step(rows)
     monkeypatch.setattr(trainer_module, "PIECE", 40)
-    assert len(pieces._pieces(users_B)) > 3
-    assert sorted(torch.cat(pieces._pieces(users_B)).tolist()) == users_B.tolist()
-    found = pieces._step(users_B)
+    cut = pieces._pieces(rows)
+    assert len(cut) > 3
+    assert sorted(torch.cat([piece.users_B for piece in cut]).tolist()) == sorted(rows.users_B.tolist())
+    found = pieces._step(rows)
     assert found.shown < expected.shown and found.real == expected.real
     for name in expected.figures:
         torch.testing.assert_close(found.figures[name], expected.figures[name])

@@ -24,9 +24,11 @@ class NextItem:
     n_negatives: int
     steps_per_batch: float | None = None
 
-    def batch(self, store: SequenceStore, users_B: Tensor, generator: torch.Generator) -> Batch:
-        """Sequences of ``users_B`` and fresh negatives."""
-        items_BN, targets_BN = store.train_window(users_B)
+    def batch(
+        self, store: SequenceStore, users_B: Tensor, generator: torch.Generator, n_steps: int | None = None
+    ) -> Batch:
+        """Sequences of ``users_B`` and fresh negatives; ``n_steps`` as in ``SequenceStore.train_window``."""
+        items_BN, targets_BN = store.train_window(users_B, n_steps)
         negatives_BNC = store.unseen.draw(users_B, (items_BN.shape[1], self.n_negatives), generator)
         return Batch(users_B, items_BN, targets_BN, negatives_BNC)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sairlib import checkpoint, runtime
 from sairlib.batch import PAD, Batch
-from sairlib.data.sequences import SequenceStore
+from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.data.split import Part
 from sairlib.errors import UserError
 from sairlib.evaluator import Evaluator, NonFiniteError
@@ -174,9 +174,9 @@ class Trainer:
         pending: list[_Step] = []
         figures: list[dict[str, float]] = []
         batches = self.store.epoch(self.settings.batch_size, self.settings.group_by_length, self.generator)
-        for users_B in log.progress(batches, f"epoch {self.progress.epoch + 1}"):
+        for rows in log.progress(batches, f"epoch {self.progress.epoch + 1}"):
             try:
-                pending.append(self._step(users_B))
+                pending.append(self._step(rows))
             except (RuntimeError, MemoryError) as error:
                 if not runtime.out_of_memory(error):
                     raise
@@ -204,17 +204,17 @@ class Trainer:
         log.scalars("epoch", means, self.progress.step)
         return means
 
-    def _step(self, users_B: Tensor) -> "_Step":
-        """One step of training, on the sequences of ``users_B``."""
+    def _step(self, rows: Rows) -> "_Step":
+        """One step of training. Nothing in it waits for the device."""
         lr = self.settings.lr_at(self.progress.step, self.settings.epochs * self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         done = _Step()
         self.optimizer.zero_grad()
-        for piece_B in self._pieces(users_B):
-            batch = self.objective.batch(self.store, piece_B, self.generator)
+        for piece in self._pieces(rows):
+            batch = self.objective.batch(self.store, piece.users_B, self.generator, piece.n_steps)
             with torch.autocast(self.store.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                parts = self.loss(self.model, batch, len(piece_B) / len(users_B))
+                parts = self.loss(self.model, batch, len(piece.users_B) / len(rows.users_B))
             loss = torch.stack(list(parts.values())).sum()
             loss.backward()
             done.add(batch, {"loss": loss, **parts})
@@ -224,13 +224,14 @@ class Trainer:
         self.progress.step += 1
         return done
 
-    def _pieces(self, users_B: Tensor) -> tuple[Tensor, ...]:
+    def _pieces(self, rows: Rows) -> list[Rows]:
         """A batch, or on CPU what of it is of like length and fits the caches; the gradients of the pieces add up."""
-        if self.store.device.type != "cpu" or self.settings.compile or self.objective.steps_per_batch is None:
-            return (users_B,)
-        shown_B = (self.store.train_lengths[users_B] - 1).clamp_(max=self.store.max_len)
-        n_pieces = round(len(users_B) * int(shown_B.max()) / PIECE)
-        return users_B[shown_B.argsort(stable=True)].chunk(n_pieces) if n_pieces > 1 else (users_B,)
+        n_pieces = round(len(rows.users_B) * rows.n_steps / PIECE)
+        whole = self.store.device.type != "cpu" or self.settings.compile or self.objective.steps_per_batch is None
+        if whole or n_pieces < 2:
+            return [rows]
+        ordered = rows.users_B[self.store.train_steps(rows.users_B).argsort(stable=True)]
+        return [Rows(users_B, int(self.store.train_steps(users_B[-1:]))) for users_B in ordered.chunk(n_pieces)]
 
     def _look(self, pending: list["_Step"], log: RunLog) -> list[dict[str, float]]:
         """Bring the pending steps' figures to the host, stop on NaN or inf, and plot their mean.

@@ -41,12 +41,15 @@ def test_an_epoch_equals_the_slow_one(
 ) -> None:
     store = SequenceStore(split(sequences), max_len, CPU)
     batches = store.epoch(batch_size, grouped, torch.Generator().manual_seed(seed))
-    shown = [user for users_B in batches for user in users_B.tolist()]
+    shown = [user for users_B, _ in batches for user in users_B.tolist()]
     assert sorted(shown) == [user for user, s in enumerate(sequences) if len(training(s)) >= 2]
-    assert all(len(users_B) == batch_size for users_B in batches) or sum(len(b) < batch_size for b in batches) == 1
-    for users_B in batches:
+    sizes = [len(users_B) for users_B, _ in batches]
+    assert all(size == batch_size for size in sizes) or sum(size < batch_size for size in sizes) == 1
+    for users_B, n_steps in batches:
         windows = [training(sequences[user])[-(max_len + 1) :] for user in users_B.tolist()]
         items_BN, targets_BN = store.train_window(users_B)
+        assert items_BN.shape[1] == n_steps
+        assert all(map(torch.equal, store.train_window(users_B, n_steps), (items_BN, targets_BN)))
         assert items_BN.tolist() == padded([window[:-1] for window in windows])
         assert targets_BN.tolist() == padded([window[1:] for window in windows])
 
@@ -74,7 +77,7 @@ def test_no_held_out_item_is_ever_trained_on() -> None:
     sequences = [[next(ids) for _ in range(length)] for length in rng.integers(3, 40, 60)]
     store = SequenceStore(split(sequences, next(ids)), 10, CPU)
     held_out = {item for s in sequences for item in s[-2:]}
-    for users_B in store.epoch(7, True, torch.Generator()):
+    for users_B, _ in store.epoch(7, True, torch.Generator()):
         items_BN, targets_BN = store.train_window(users_B)
         assert not held_out & {*items_BN.flatten().tolist(), *targets_BN.flatten().tolist()}
 
@@ -84,7 +87,7 @@ def test_epochs_are_shuffled_repeatable_and_pad_less_when_grouped() -> None:
     store = SequenceStore(split([[1] * int(length) for length in rng.integers(4, 60, 400)]), 50, CPU)
 
     def epoch(seed: int, grouped: bool) -> list[list[int]]:
-        return [users.tolist() for users in store.epoch(16, grouped, torch.Generator().manual_seed(seed))]
+        return [users.tolist() for users, _ in store.epoch(16, grouped, torch.Generator().manual_seed(seed))]
 
     def shown(batches: list[list[int]]) -> int:
         return sum(store.train_window(torch.tensor(users))[0].numel() for users in batches)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,14 @@ from sairlib.data.split import Part, Split
 
 WINDOW = 8
 """Batches among which rows are grouped by length: enough to halve the padding, few enough to keep batches mixed."""
+
+
+class Rows(NamedTuple):
+    """Whose sequences make a batch, and how many steps the longest of them has: known on the host, so that cutting
+    the batch out of the store does not wait for the device."""
+
+    users_B: Tensor
+    n_steps: int
 
 
 class SequenceStore:
@@ -35,37 +44,51 @@ class SequenceStore:
         self.unseen = Unseen(owners[trains], self.items[trains], data.n_users, data.n_items)
         self.train_rows = torch.nonzero(self.train_lengths >= 2).squeeze(1)
 
-    def windows(self, users_B: Tensor, ends_B: Tensor, width: int) -> Tensor:
-        """The last ``width`` items before each user's ``end`` (B, N), right-padded, N = the longest there is."""
+    def windows(self, users_B: Tensor, ends_B: Tensor, width: int, longest: int | None = None) -> Tensor:
+        """The last ``width`` items before each user's ``end`` (B, N), right-padded, N = the longest there is.
+
+        ``longest`` spares finding N out, where it is known.
+        """
         lengths_B = ends_B.clamp(max=width)
-        steps_N = torch.arange(int(lengths_B.max()), device=self.device)
+        steps_N = torch.arange(int(lengths_B.max()) if longest is None else longest, device=self.device)
         index_BN = (self.starts[users_B] + ends_B - lengths_B)[:, None] + steps_N
         real_BN = steps_N < lengths_B[:, None]
         return torch.where(real_BN, self.items[index_BN.clamp_(max=len(self.items) - 1)], PAD)
 
     def steps_per_batch(self, batch_size: int) -> float:
         """Training steps that count in a batch, on average over an epoch."""
-        steps = (self.train_lengths[self.train_rows] - 1).clamp(max=self.max_len).sum()
-        return float(steps) / max(1, math.ceil(len(self.train_rows) / batch_size))
+        return float(self.train_steps(self.train_rows).sum()) / max(1, math.ceil(len(self.train_rows) / batch_size))
 
-    def epoch(self, batch_size: int, group_by_length: bool, generator: torch.Generator) -> list[Tensor]:
-        """Every training user exactly once, in shuffled batches of user numbers.
+    def epoch(self, batch_size: int, group_by_length: bool, generator: torch.Generator) -> list[Rows]:
+        """Every training user exactly once, in shuffled batches.
 
         With ``group_by_length`` rows of like length, within windows of 8 batches, share a batch.
         """
         shuffled = self.train_rows[torch.randperm(len(self.train_rows), generator=generator, device=self.device)]
         if not group_by_length:
-            return list(shuffled.split(batch_size))
+            return self._rows(list(shuffled.split(batch_size)))
         batches: list[Tensor] = []
         for window in shuffled.split(WINDOW * batch_size):
             shown = self.train_lengths[window].clamp(max=self.max_len + 1)
             batches.extend(window[torch.argsort(shown, stable=True)].split(batch_size))
         order = torch.randperm(len(batches), generator=generator, device=self.device)
-        return [batches[i] for i in order.tolist()]
+        return self._rows([batches[i] for i in order.tolist()])
 
-    def train_window(self, users_B: Tensor) -> tuple[Tensor, Tensor]:
-        """``items_BN`` and the same shifted by one, ``targets_BN``, of the users' training parts."""
-        window = self.windows(users_B, self.train_lengths[users_B], self.max_len + 1)
+    def _rows(self, batches: list[Tensor]) -> list[Rows]:
+        longest = [self.train_steps(users_B).max() for users_B in batches if len(users_B)]
+        return list(map(Rows, batches, torch.stack(longest).tolist())) if longest else []
+
+    def train_steps(self, users_B: Tensor) -> Tensor:
+        """How many steps of each user train (B)."""
+        return (self.train_lengths[users_B] - 1).clamp_(max=self.max_len)
+
+    def train_window(self, users_B: Tensor, n_steps: int | None = None) -> tuple[Tensor, Tensor]:
+        """``items_BN`` and the same shifted by one, ``targets_BN``, of the users' training parts.
+
+        ``n_steps``: of the longest, where it is known.
+        """
+        longest = None if n_steps is None else n_steps + 1
+        window = self.windows(users_B, self.train_lengths[users_B], self.max_len + 1, longest)
         targets_BN = window[:, 1:]
         # The last training item has no target: dropped as an input, so that the newest input is the last that counts.
         return torch.where(targets_BN != PAD, window[:, :-1], PAD), targets_BN
