@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every run behind experiments/README.md. Needs the data sets named in data/README.md under SAIRLIB_DATA.
-# About 6 hours on one CPU core.
+# 7 hours on one CPU core, by the sum of the parts as they were run.
 set -euo pipefail
 train="python -m sairlib.train"
 
