@@ -273,7 +273,7 @@ def test_clipping_bounds_the_gradient_and_logs_what_it_was(tmp_path: Path) -> No
 def test_a_batch_in_pieces_is_the_same_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sair: bool) -> None:
     # Without dropout and where nothing is left to be a negative, a step draws nothing: pieces only change roundings.
     whole, pieces = trainer(sair=sair, dropout=0.0), trainer(sair=sair, dropout=0.0)
-    rows = whole.store.epoch(1000, True, whole.generator)[0]  # all of them
+    rows = whole.store.epoch(1000, 8, whole.generator)[0]  # all of them
     for made in (whole, pieces):
         made.store.unseen.sizes.zero_()
         made.objective = NextItem(1, steps_per_batch=7.0)

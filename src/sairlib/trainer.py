@@ -42,7 +42,8 @@ class TrainingSettings:
     eval_every: epochs between validations.
     precision: ``fp32``, or ``bf16`` (autocast; weights, optimiser and scores stay fp32; on CPU it was not faster).
     compile: pass the forward pass and the loss through torch.compile.
-    group_by_length: sequences of like length share a batch (less padding); False mixes them fully.
+    length_window: so many batches' sequences are sorted by length before they are cut into batches: less padding, the
+    larger the less; 1 mixes lengths fully.
     """
 
     epochs: int = 200
@@ -59,10 +60,10 @@ class TrainingSettings:
     monitor: str = "sampled/ndcg@10"
     precision: str = "fp32"
     compile: bool = False
-    group_by_length: bool = True
+    length_window: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "n_negatives", "eval_every"):
+        for name in ("epochs", "batch_size", "n_negatives", "eval_every", "length_window"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 1 or more")
         for name in ("weight_decay", "warmup_steps", "grad_clip", "patience"):
@@ -173,7 +174,7 @@ class Trainer:
         start, shown, real = time.perf_counter(), 0, torch.zeros((), dtype=torch.long, device=self.store.device)
         pending: list[_Step] = []
         figures: list[dict[str, float]] = []
-        batches = self.store.epoch(self.settings.batch_size, self.settings.group_by_length, self.generator)
+        batches = self.store.epoch(self.settings.batch_size, self.settings.length_window, self.generator)
         for rows in log.progress(batches, f"epoch {self.progress.epoch + 1}"):
             try:
                 pending.append(self._step(rows))

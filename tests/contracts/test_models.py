@@ -319,7 +319,7 @@ def test_learns_8_users_by_heart(name: str) -> None:
 def one_epoch(name: str, seed: int) -> dict[str, Tensor]:
     model, known, generator = made(name, seed).train(), store(), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for users_B, _ in known.epoch(2, True, generator):
+    for users_B, _ in known.epoch(2, 8, generator):
         optimizer.zero_grad()
         loss(model, NextItem(2).batch(known, users_B, generator)).backward()
         optimizer.step()

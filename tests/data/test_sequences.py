@@ -35,12 +35,12 @@ def padded(rows: list[list[int]]) -> list[list[int]]:
     return [row + [PAD] * (width - len(row)) for row in rows]
 
 
-@given(SEQUENCES, st.integers(1, 6), st.integers(1, 5), st.booleans(), st.integers(0, 3))
+@given(SEQUENCES, st.integers(1, 6), st.integers(1, 5), st.integers(1, 8), st.integers(0, 3))
 def test_an_epoch_equals_the_slow_one(
-    sequences: list[list[int]], max_len: int, batch_size: int, grouped: bool, seed: int
+    sequences: list[list[int]], max_len: int, batch_size: int, window: int, seed: int
 ) -> None:
     store = SequenceStore(split(sequences), max_len, CPU)
-    batches = store.epoch(batch_size, grouped, torch.Generator().manual_seed(seed))
+    batches = store.epoch(batch_size, window, torch.Generator().manual_seed(seed))
     shown = [user for users_B, _ in batches for user in users_B.tolist()]
     assert sorted(shown) == [user for user, s in enumerate(sequences) if len(training(s)) >= 2]
     sizes = [len(users_B) for users_B, _ in batches]
@@ -77,7 +77,7 @@ def test_no_held_out_item_is_ever_trained_on() -> None:
     sequences = [[next(ids) for _ in range(length)] for length in rng.integers(3, 40, 60)]
     store = SequenceStore(split(sequences, next(ids)), 10, CPU)
     held_out = {item for s in sequences for item in s[-2:]}
-    for users_B, _ in store.epoch(7, True, torch.Generator()):
+    for users_B, _ in store.epoch(7, 8, torch.Generator()):
         items_BN, targets_BN = store.train_window(users_B)
         assert not held_out & {*items_BN.flatten().tolist(), *targets_BN.flatten().tolist()}
 
@@ -86,20 +86,20 @@ def test_epochs_are_shuffled_repeatable_and_pad_less_when_grouped() -> None:
     rng = np.random.default_rng(0)
     store = SequenceStore(split([[1] * int(length) for length in rng.integers(4, 60, 400)]), 50, CPU)
 
-    def epoch(seed: int, grouped: bool) -> list[list[int]]:
-        return [users.tolist() for users, _ in store.epoch(16, grouped, torch.Generator().manual_seed(seed))]
+    def epoch(seed: int, window: int) -> list[list[int]]:
+        return [users.tolist() for users, _ in store.epoch(16, window, torch.Generator().manual_seed(seed))]
 
     def shown(batches: list[list[int]]) -> int:
         return sum(store.train_window(torch.tensor(users))[0].numel() for users in batches)
 
-    for grouped in (False, True):
-        assert epoch(1, grouped) == epoch(1, grouped) != epoch(2, grouped)
+    for window in (1, 8):
+        assert epoch(1, window) == epoch(1, window) != epoch(2, window)
     real = int((store.train_lengths.clamp(max=51) - 1).sum())
-    mixed_padding, grouped_padding = shown(epoch(1, False)) - real, shown(epoch(1, True)) - real
+    mixed_padding, grouped_padding = shown(epoch(1, 1)) - real, shown(epoch(1, 8)) - real
     assert grouped_padding < mixed_padding / 3
     # Grouping must not put the batches in order of length: the optimiser would see a curriculum.
-    widths = [int(store.train_lengths[users].max()) for users in epoch(1, True)]
+    widths = [int(store.train_lengths[users].max()) for users in epoch(1, 8)]
     assert widths != sorted(widths)
     # Nor the same company in every epoch.
-    first, second = ({tuple(sorted(users)) for users in epoch(seed, True)} for seed in (1, 2))
+    first, second = ({tuple(sorted(users)) for users in epoch(seed, 8)} for seed in (1, 2))
     assert not first & second

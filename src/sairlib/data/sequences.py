@@ -11,9 +11,6 @@ from sairlib.batch import PAD, EvalBatch
 from sairlib.data.negatives import Unseen
 from sairlib.data.split import Part, Split
 
-WINDOW = 8
-"""Batches among which rows are grouped by length: enough to halve the padding, few enough to keep batches mixed."""
-
 
 class Rows(NamedTuple):
     """Whose sequences make a batch, and how many steps the longest of them has: known on the host, so that cutting
@@ -59,18 +56,12 @@ class SequenceStore:
         """Training steps that count in a batch, on average over an epoch."""
         return float(self.train_steps(self.train_rows).sum()) / max(1, math.ceil(len(self.train_rows) / batch_size))
 
-    def epoch(self, batch_size: int, group_by_length: bool, generator: torch.Generator) -> list[Rows]:
-        """Every training user exactly once, in shuffled batches.
-
-        With ``group_by_length`` rows of like length, within windows of 8 batches, share a batch.
-        """
+    def epoch(self, batch_size: int, window: int, generator: torch.Generator) -> list[Rows]:
+        """Every training user exactly once, in shuffled batches; like lengths among ``window`` batches' share one."""
         shuffled = self.train_rows[torch.randperm(len(self.train_rows), generator=generator, device=self.device)]
-        if not group_by_length:
-            return self._rows(list(shuffled.split(batch_size)))
         batches: list[Tensor] = []
-        for window in shuffled.split(WINDOW * batch_size):
-            shown = self.train_lengths[window].clamp(max=self.max_len + 1)
-            batches.extend(window[torch.argsort(shown, stable=True)].split(batch_size))
+        for users in shuffled.split(window * batch_size):
+            batches.extend(users[torch.argsort(self.train_steps(users), stable=True)].split(batch_size))
         order = torch.randperm(len(batches), generator=generator, device=self.device)
         return self._rows([batches[i] for i in order.tolist()])
 
