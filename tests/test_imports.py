@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "sairlib"
 LAYERS = [
     {"errors", "batch"},
     {"nn", "losses", "metrics", "data"},
-    {"models", "runtime", "runlog", "checkpoint"},
+    {"models", "row_adam", "runtime", "runlog", "checkpoint"},
     {"objectives", "evaluator"},
     {"trainer", "report"},
     {"build", "commands"},

@@ -17,7 +17,9 @@ from sairlib.data.split import Part
 from sairlib.errors import UserError
 from sairlib.evaluator import Evaluator, NonFiniteError
 from sairlib.models.recommender import Recommender
+from sairlib.nn.table import Table
 from sairlib.objectives import NextItem
+from sairlib.row_adam import RowAdam, follows
 from sairlib.runlog import RunLog
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -26,6 +28,8 @@ FLUSH = 20
 """Steps between looks at the loss: on a GPU each look waits for the device."""
 PIECE = 2**13
 """Steps that go through the model at once on CPU: a batch in pieces takes less memory and 7 % less time."""
+RARELY = 16
+"""Rows of a table for each that a batch looks up, from which on updating those alone is faster (24 k rows: not yet)."""
 DIAGNOSED = 512
 """Users whose sequences a model's own figures (interest use) are taken from at each validation."""
 
@@ -60,7 +64,7 @@ class TrainingSettings:
     monitor: str = "sampled/ndcg@10"
     precision: str = "fp32"
     compile: bool = False
-    length_window: int = 8
+    length_window: int = 32
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "n_negatives", "eval_every", "length_window"):
@@ -146,12 +150,30 @@ class Trainer:
         self.identity = identity
         self.progress = Progress()
         self.generator = torch.Generator(store.device).manual_seed(seed)
+        tables = self._tables_by_rows()
+        self.by_rows = RowAdam(tables, settings.lr, settings.betas) if tables else None
+        whole = [p for p in model.parameters() if not any(p is table.weight for table in tables)]
         # betas and weight decay as Adam's own (L2 in the gradient), as the papers use them.
-        self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-        )
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(
+                whole, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+            ),
+            *([self.by_rows] if self.by_rows else []),
+        ]
         self.loss = torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss
         self.steps_per_epoch = math.ceil(len(store.train_rows) / settings.batch_size)
+
+    def _tables_by_rows(self) -> list[Table]:
+        """Tables of far more rows than a batch looks up: on CPU a step would spend its time on the others.
+
+        Not where every row moves at every step, or the gradient must be known whole.
+        """
+        settings = self.settings
+        looked_up = self.store.steps_per_batch(settings.batch_size) * (2 + settings.n_negatives)
+        if self.store.device.type != "cpu" or settings.compile or settings.weight_decay or settings.grad_clip:
+            return []
+        tables = self.model.row_tables() if follows(settings.betas) else []
+        return [table for table in tables if len(table.weight) > RARELY * looked_up]
 
     def fit(self, log: RunLog, directory: Path) -> None:
         """Train until the epochs or the patience are used up; ``best.pt`` and ``last.pt`` stand in ``directory``."""
@@ -190,6 +212,8 @@ class Trainer:
             if len(pending) == FLUSH or self.progress.step % self.steps_per_epoch == 0:
                 figures += self._look(pending, log)
                 pending = []
+        if self.by_rows:
+            self.by_rows.catch_up()
         seconds, tokens = time.perf_counter() - start, int(real)
         log.scalars(
             "speed",
@@ -208,10 +232,10 @@ class Trainer:
     def _step(self, rows: Rows) -> "_Step":
         """One step of training. Nothing in it waits for the device."""
         lr = self.settings.lr_at(self.progress.step, self.settings.epochs * self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = lr
+            optimizer.zero_grad()
         done = _Step()
-        self.optimizer.zero_grad()
         for piece in self._pieces(rows):
             batch = self.objective.batch(self.store, piece.users_B, self.generator, piece.n_steps)
             with torch.autocast(self.store.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
@@ -221,7 +245,8 @@ class Trainer:
             done.add(batch, {"loss": loss, **parts})
         if self.settings.grad_clip:
             done.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.progress.step += 1
         return done
 
@@ -241,7 +266,8 @@ class Trainer:
         """
         names, norm = list(pending[0].figures), pending[-1].norm
         if norm is None:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
         values = torch.stack([torch.stack(list(step.figures.values())) for step in pending]).tolist()
         figures = [dict(zip(names, row, strict=True)) for row in values]
         figures[-1]["gradient_norm"] = float(norm)
@@ -250,7 +276,7 @@ class Trainer:
             if bad:
                 raise NonFiniteError(f"{', '.join(bad)} became NaN or inf at step {step}")
         means = _means(figures)
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = self.optimizers[0].param_groups[0]["lr"]
         log.scalars("train", {**means, "lr": lr}, self.progress.step)
         return figures
 
@@ -294,7 +320,7 @@ class Trainer:
         return {
             "identity": self.identity,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": asdict(self.progress),
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
@@ -303,13 +329,19 @@ class Trainer:
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Go on where ``state`` was saved. UserError if it is of another model, data set or split."""
-        keys = ("optimizer", "progress", "generator", "torch_rng", "cuda_rng")
+        keys = ("optimizers", "progress", "generator", "torch_rng", "cuda_rng")
         if not state.keys() >= set(keys):
             raise UserError(f"{path} holds weights alone, not a state to go on from")
         checkpoint.load_weights(self.model, state, self.identity, path)
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # the stored settings would silently win over the configured ones
-            group |= {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
+        if len(self.optimizers) != len(state["optimizers"]):
+            raise UserError(
+                f"{path} was saved on another kind of device or with other training settings:"
+                " the state of its optimizer does not fit"
+            )
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+            # The stored settings would silently win over the configured ones.
+            optimizer.param_groups[0] |= {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
         self.progress = Progress(**state["progress"])
         self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["torch_rng"].cpu())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sairlib.batch import newest
+from sairlib.nn.table import Table
 
 
 class Recommender(nn.Module, ABC):
@@ -39,6 +40,11 @@ class Recommender(nn.Module, ABC):
         A model that gets there without computing the other steps says so by a version of its own.
         """
         return newest(self.encode(items_BN, users_B), items_BN)
+
+    def row_tables(self) -> list[Table]:
+        """Tables that training reads by rows alone, never whole: where a batch touches few of their rows, the trainer
+        leaves the others alone."""
+        return []
 
     def regularisers(self) -> dict[str, Tensor]:
         """Named, already weighted scalars to be added to the loss."""

@@ -10,6 +10,7 @@ from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender, inner_products
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
 from sairlib.nn.item_encoder import POOLINGS, CategoryEmbedding, ItemEncoder
+from sairlib.nn.table import Table
 
 VARIANTS = ("sair", "full", "label")
 
@@ -140,6 +141,9 @@ class SAIR(Recommender):
         if self.score_with_category and self.categories is not None:
             vectors = vectors + self.categories(items)
         return inner_products(states, vectors)
+
+    def row_tables(self) -> list[Table]:
+        return [self.encoder.item_embedding]
 
     def score_all(self, states_BD: Tensor) -> Tensor:
         table = self.encoder.item_embedding.weight

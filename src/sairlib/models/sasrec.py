@@ -98,5 +98,8 @@ class SASRec(Recommender):
     def score(self, states: Tensor, items: Tensor) -> Tensor:
         return inner_products(states, self._table(items))
 
+    def row_tables(self) -> list[Table]:
+        return [t for t in (self.encoder.item_embedding, self.output_embedding, self.user_embedding) if t is not None]
+
     def score_all(self, states_BD: Tensor) -> Tensor:
         return states_BD @ self._table.weight.T

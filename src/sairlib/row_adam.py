@@ -1,0 +1,100 @@
+"""Adam for tables of which a step touches few rows: it takes the time of those rows, and ends where Adam ends."""
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sairlib.nn.table import Table
+
+
+class RowAdam(Optimizer):
+    """Adam (Kingma and Ba, 2015, without weight decay) that catches up on a row when it is next looked up.
+
+    A row without gradient still moves, by its fading momentum. From its last gradient at t0 on, m fades as b1^k and
+    v as b2^k, so what it owes after k steps is m / sqrt(v) times the sum over them of c_t (b1 / sqrt(b2))^(t - t0),
+    with c_t = lr sqrt(1 - b2^t) / (1 - b1^t). That sum is one number a row; the row itself is read and written when
+    ``tables`` are asked for it, before the lookup. Dense Adam's path is followed exactly but for rounding and for
+    epsilon, which enters what is owed as it stood at t0. Unlike ``torch.optim.SparseAdam``, nothing is left out.
+
+    ``catch_up()`` brings every row up to date: call it before a table's weight is used as a whole.
+    """
+
+    def __init__(self, tables: list[Table], lr: float, betas: tuple[float, float], eps: float = 1e-8) -> None:
+        if not follows(betas):
+            raise ValueError(f"betas={betas}: what a row owes would grow without end; b1 must be below sqrt(b2)")
+        super().__init__([table.weight for table in tables], {"lr": lr, "betas": betas, "eps": eps, "steps": 0})
+        for table in tables:
+            weight = table.weight
+            ones_M = weight.new_ones(len(weight))
+            self.state[weight] = {
+                "m": torch.zeros_like(weight),
+                "v": torch.zeros_like(weight),
+                "seen_at": torch.zeros_like(ones_M),  # t0; whole numbers, exact up to 2^24 steps
+                "faded": ones_M,  # (b1 / sqrt(b2))^(t - t0)
+                "owed": torch.zeros_like(ones_M),
+            }
+            table.sparse = True  # its gradient holds the rows that were looked up, and no others
+            table.register_forward_pre_hook(self._before_lookup)
+
+    def _before_lookup(self, table: Any, arguments: tuple[Tensor, ...]) -> None:
+        if torch.is_grad_enabled():  # without: evaluation, before which all rows were caught up
+            self._catch_up(table.weight, arguments[0].reshape(-1))
+
+    def catch_up(self) -> None:
+        for weight in self.param_groups[0]["params"]:
+            self._catch_up(weight, torch.arange(len(weight), device=weight.device))
+
+    @torch.no_grad()
+    def _catch_up(self, weight: Tensor, ids: Tensor) -> None:
+        group, state = self.param_groups[0], self.state[weight]
+        rows = _distinct(ids[state["seen_at"][ids] < group["steps"]], len(weight))
+        b1, b2 = group["betas"]
+        m, v, missed = state["m"][rows], state["v"][rows], (group["steps"] - state["seen_at"][rows])[:, None]
+        weight[rows] -= state["owed"][rows][:, None] * m / (v.sqrt() + group["eps"])
+        state["m"][rows] = m * b1**missed
+        state["v"][rows] = v * b2**missed
+        self._now(state, rows)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        group = self.param_groups[0]
+        group["steps"] += 1
+        (b1, b2), lr, t = group["betas"], group["lr"], group["steps"]
+        rooted = math.sqrt(1 - b2**t)
+        for weight in group["params"]:
+            state = self.state[weight]
+            state["faded"].mul_(b1 / math.sqrt(b2))
+            state["owed"].add_(state["faded"], alpha=lr * rooted / (1 - b1**t))
+            if weight.grad is None:
+                continue
+            ids = cast(Tensor, weight.grad._indices())[0]
+            rows = _distinct(ids, len(weight))
+            place_M = torch.empty(len(weight), dtype=torch.long, device=weight.device)
+            place_M[rows] = torch.arange(len(rows), device=weight.device)
+            gradient = weight.new_zeros(len(rows), weight.shape[1])
+            gradient.index_add_(0, place_M[ids], weight.grad._values())
+            m = state["m"][rows].lerp_(gradient, 1 - b1)
+            v = state["v"][rows].mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+            weight[rows] -= (lr / (1 - b1**t)) * m / (v.sqrt().div_(rooted).add_(group["eps"]))
+            state["m"][rows], state["v"][rows] = m, v
+            self._now(state, rows)
+
+    def _now(self, state: dict[str, Tensor], rows: Tensor) -> None:
+        state["seen_at"][rows] = self.param_groups[0]["steps"]
+        state["faded"][rows] = 1
+        state["owed"][rows] = 0
+
+
+def follows(betas: tuple[float, float]) -> bool:
+    """Whether ``RowAdam`` can: momentum must fade faster than the scale it is divided by."""
+    return betas[0] < math.sqrt(betas[1])
+
+
+def _distinct(ids: Tensor, n_rows: int) -> Tensor:
+    """Each id once; by marks in the table's length, which is faster than sorting."""
+    marked_M = torch.zeros(n_rows, dtype=torch.bool, device=ids.device)
+    marked_M[ids] = True
+    return marked_M.nonzero().squeeze(1)
