@@ -341,7 +341,9 @@ class Trainer:
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
             # The stored settings would silently win over the configured ones.
-            optimizer.param_groups[0] |= {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
+            configured = {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
+            group = optimizer.param_groups[0]
+            group |= {name: value for name, value in configured.items() if name in group}
         self.progress = Progress(**state["progress"])
         self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["torch_rng"].cpu())
