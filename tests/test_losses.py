@@ -1,54 +1,125 @@
-"""The loss against loops."""
+"""Every loss against loops in plain numbers, straight from its formula."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from sairlib.losses import bce
-
-
-def plain(scores: list[list[list[float]]], counts: list[list[list[bool]]]) -> float:
-    total, steps = 0.0, 0
-    for row, counts_of_row in zip(scores, counts, strict=True):
-        for (positive, *negatives), (step_counts, *real) in zip(row, counts_of_row, strict=True):
-            if not step_counts:
-                continue
-            steps += 1
-            total -= math.log(1 / (1 + math.exp(-positive)))
-            for negative, is_real in zip(negatives, real, strict=True):
-                if is_real:
-                    total -= math.log(1 - 1 / (1 + math.exp(-negative)))
-    return total / max(steps, 1)
+from sairlib import losses
+from sairlib.batch import PAD
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 10_000), n_negatives=st.integers(0, 3), share=st.sampled_from([0.0, 0.3, 0.7, 1.0]))
-def test_bce_equals_loops(seed: int, n_negatives: int, share: float) -> None:
-    """PAD among negatives, PAD targets whose negatives are real, and batches where nothing counts."""
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def bce(positive: float, negatives: list[float], expected: float) -> float:
+    return -math.log(sigmoid(positive)) - sum(math.log(1 - sigmoid(s)) for s in negatives)
+
+
+def gbce(positive: float, negatives: list[float], expected: float, t: float) -> float:
+    share = expected
+    beta = share * (t * (1 - 1 / share) + 1 / share)
+    return -beta * math.log(sigmoid(positive)) - sum(math.log(1 - sigmoid(s)) for s in negatives)
+
+
+def bpr(positive: float, negatives: list[float], expected: float) -> float:
+    return -sum(math.log(sigmoid(positive - s)) for s in negatives) / max(1, len(negatives))
+
+
+def bpr_max(positive: float, negatives: list[float], expected: float, regularisation: float) -> float:
+    if not negatives:
+        return 0.0
+    weights = [math.exp(s) / sum(map(math.exp, negatives)) for s in negatives]
+    likely = sum(w * sigmoid(positive - s) for w, s in zip(weights, negatives, strict=True))
+    return -math.log(likely) + regularisation * sum(w * s**2 for w, s in zip(weights, negatives, strict=True))
+
+
+def hinge(positive: float, negatives: list[float], expected: float, margin: float) -> float:
+    return sum(max(0.0, margin + s - positive) for s in negatives)
+
+
+def sampled_softmax(positive: float, negatives: list[float], expected: float, logq: bool) -> float:
+    for_each = [math.exp(s) / (expected if logq else 1) for s in negatives]
+    return -math.log(math.exp(positive) / (math.exp(positive) + sum(for_each)))
+
+
+PAIRS: list[tuple[Callable[..., Tensor], Callable[..., float]]] = [
+    (losses.bce, bce),
+    (partial(losses.gbce, t=0.6), partial(gbce, t=0.6)),
+    (losses.bpr, bpr),
+    (partial(losses.bpr_max, regularisation=0.3), partial(bpr_max, regularisation=0.3)),
+    (partial(losses.hinge, margin=0.7), partial(hinge, margin=0.7)),
+    (partial(losses.sampled_softmax, logq=True), partial(sampled_softmax, logq=True)),
+    (partial(losses.sampled_softmax, logq=False), partial(sampled_softmax, logq=False)),
+]
+every_loss = pytest.mark.parametrize(("fast", "slow"), PAIRS, ids=lambda x: getattr(x, "__name__", None))
+
+
+@every_loss
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), n_negatives=st.integers(1, 4), share=st.sampled_from([0.3, 0.7, 1.0]))
+def test_equals_loops(
+    fast: Callable[..., Tensor], slow: Callable[..., float], seed: int, n_negatives: int, share: float
+) -> None:
+    """With negatives that do not count, and positives of which none does."""
     generator = torch.Generator().manual_seed(seed)
-    scores = 3 * torch.randn(3, 4, 1 + n_negatives, generator=generator)
+    scores = 2 * torch.randn(3, 4, 1 + n_negatives, generator=generator, dtype=torch.float64)
     counts = torch.rand(scores.shape, generator=generator) < share
-    assert bce(scores, counts).item() == pytest.approx(plain(scores.tolist(), counts.tolist()), rel=1e-4, abs=1e-6)
+    expected = 0.01 + torch.rand(3, 4, 1, generator=generator, dtype=torch.float64)  # the same for a row's negatives
+    found = fast(scores, counts, expected.log())
+    for at in [(b, n) for b in range(3) for n in range(4)]:
+        kept = [s for s, c in zip(scores[at][1:].tolist(), counts[at][1:].tolist(), strict=True) if c]
+        wanted = slow(scores[at][0].item(), kept, expected[at].item())
+        assert found[at].item() == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
-def test_a_given_number_of_steps_takes_the_place_of_those_that_count() -> None:
-    scores = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0))
-    counts = torch.tensor([[[True, True], [True, False], [False, True]], [[False, True]] * 3])
-    assert bce(scores, counts, n_steps=8.0).item() == pytest.approx(bce(scores, counts).item() * 2 / 8)
+@every_loss
+def test_gradients_are_finite_and_none_reaches_what_does_not_count(
+    fast: Callable[..., Tensor], slow: Callable[..., float]
+) -> None:
+    scores = torch.tensor([[[0.5, 1.0, 9.0], [0.5, 9.0, 9.0], [200.0, -200.0, 0.0]]], requires_grad=True)
+    counts = torch.tensor([[[True, True, False], [True, False, False], [True, True, True]]])
+    fast(scores, counts, torch.tensor(-2.0)).sum().backward()
+    assert scores.grad is not None and scores.grad.isfinite().all()
+    assert not scores.grad[~counts].any()
+    assert scores.grad[0, 0, 0] < 0 < scores.grad[0, 0, 1]
 
 
-def test_no_gradient_reaches_what_does_not_count() -> None:
-    scores = torch.zeros(1, 3, 3, requires_grad=True)
-    counts = torch.tensor([[[True, True, False], [False, True, True], [True, False, False]]])
-    bce(scores, counts).backward()
-    assert scores.grad is not None
-    assert scores.grad[0].tolist() == [[-0.25, 0.25, 0], [0, 0, 0], [-0.25, 0, 0]]
+def test_gbce_with_t_0_is_bce() -> None:
+    scores, counts = torch.randn(5, 4), torch.ones(5, 4, dtype=torch.bool)
+    found = losses.gbce(scores, counts, torch.tensor(-3.0), t=0.0)
+    torch.testing.assert_close(found, losses.bce(scores, counts, torch.tensor(-3.0)))
 
 
-def test_huge_scores_stay_finite_and_half_precision_is_left_behind() -> None:
-    scores = torch.tensor([[[-300.0, 300.0]]])
-    assert bce(scores, scores != 0).item() == 600
-    assert bce(scores.bfloat16(), scores != 0).dtype == torch.float32
+def test_logq_makes_the_sample_s_sum_that_of_the_catalogue() -> None:
+    """Over many draws the corrected sum of exp(scores) has the mean of the whole; uncorrected it is far off."""
+    generator = torch.Generator().manual_seed(0)
+    catalogue, weights = torch.randn(50, generator=generator), torch.rand(50, generator=generator)
+    chances = weights / weights.sum()
+    drawn = torch.multinomial(chances, 20_000 * 8, replacement=True, generator=generator).view(20_000, 8)
+    scores = torch.cat([torch.zeros(20_000, 1), catalogue[drawn]], 1)
+    counts = torch.ones_like(scores, dtype=torch.bool)
+    sums = losses.sampled_softmax(scores, counts, (8 * chances[drawn]).log()).exp() - 1
+    assert sums.mean().item() == pytest.approx(catalogue.exp().sum().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 10**6])
+def test_softmax_equals_loops_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(losses, "SCORES_AT_ONCE", at_once)
+    table = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    states = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([1, 8, PAD, 3, 3, 2])
+    found = losses.softmax(lambda x: x @ table.T, states, targets)
+    scores = (states @ table.T).tolist()
+    for row, target, value in zip(scores, targets.tolist(), found.tolist(), strict=True):
+        whole = sum(math.exp(s) for s in row[1:])  # PAD is no item
+        assert value == pytest.approx(0.0 if target == PAD else -math.log(math.exp(row[target]) / whole), rel=1e-5)
+    found.sum().backward()
+    assert table.grad is not None and states.grad is not None
+    assert not table.grad[PAD].any() and not states.grad[2].any() and states.grad[0].any()

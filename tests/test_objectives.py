@@ -5,6 +5,7 @@ from typing import final
 import numpy as np
 import pytest
 import torch
+from asked import next_item
 from torch import Tensor, nn
 
 from sairlib.batch import PAD, Batch
@@ -13,7 +14,6 @@ from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import leave_one_out
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender
-from sairlib.objectives import NextItem
 
 M = 12
 SEQUENCES = [[1, 2, 3, 4, 5], [6, 7], list(range(1, M + 1)) * 2, [9, 9, 8, 7, 6, 5, 4, 3]]
@@ -54,29 +54,32 @@ class Bigram(Recommender):
 def test_negatives_are_never_in_the_training_history_and_reach_all_else() -> None:
     """A short history cut by max_len too: what was cut is still history."""
     users_B = torch.arange(4)
-    batch = NextItem(500).batch(store(max_len=2), users_B, torch.Generator().manual_seed(0))
+    known = store(max_len=2)
+    batch = next_item(known, 500).batch(known, users_B, torch.Generator().manual_seed(0))
     assert batch.items_BN.tolist() == [[1, 2], [6, 0], [8, 9], [7, 6]]
     every = set(range(1, M + 1))
     trained = [{1, 2, 3}, {6, 7}, every, {9, 8, 7, 6, 5}]
     for user in range(4):
-        drawn = set(batch.negatives_BNC[user].flatten().tolist())
+        drawn = set(batch.negatives[user].flatten().tolist())
         assert drawn == (every - trained[user] or {PAD})
 
 
 def test_the_generator_decides_the_draw() -> None:
+    known = store()
     draws = [
-        NextItem(3).batch(store(), torch.arange(4), torch.Generator().manual_seed(seed)).negatives_BNC
+        next_item(known, 3).batch(known, torch.arange(4), torch.Generator().manual_seed(seed)).negatives
         for seed in (0, 0, 1)
     ]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 def test_inputs_and_targets_are_the_training_part_shifted_by_one() -> None:
-    batch = NextItem(1).batch(store(), torch.tensor([3, 1, 0]), torch.Generator())
+    known = store()
+    batch = next_item(known, 1).batch(known, torch.tensor([3, 1, 0]), torch.Generator())
     assert batch.users_B.tolist() == [3, 1, 0]
     assert batch.items_BN.tolist() == [[9, 9, 8, 7, 6], [6, 0, 0, 0, 0], [1, 2, 0, 0, 0]]
-    assert batch.targets_BN.tolist() == [[9, 8, 7, 6, 5], [7, 0, 0, 0, 0], [2, 3, 0, 0, 0]]
-    assert batch.negatives_BNC.shape == (3, 5, 1)
+    assert batch.targets_BNS.squeeze(2).tolist() == [[9, 8, 7, 6, 5], [7, 0, 0, 0, 0], [2, 3, 0, 0, 0]]
+    assert batch.negatives.shape == (3, 5, 1, 1)
 
 
 def test_the_loss_is_over_the_steps_that_count_and_their_real_negatives() -> None:
@@ -85,15 +88,16 @@ def test_the_loss_is_over_the_steps_that_count_and_their_real_negatives() -> Non
     batch = Batch(
         torch.tensor([0, 1]),
         torch.tensor([[1, 2], [6, 0]]),
-        torch.tensor([[2, 3], [7, 0]]),
-        torch.tensor([[[4, 5], [6, 4]], [[8, PAD], [8, 9]]]),
+        torch.tensor([[2, 3], [7, 0]])[..., None],
+        torch.tensor([[[4, 5], [6, 4]], [[8, PAD], [8, 9]]])[:, :, None],
+        torch.zeros(()),
     )
     table = model.table.weight.tolist()
     pairs = {1: (2, [4, 5]), 2: (3, [6, 4]), 6: (7, [8])}
     wanted = 0.0
     for item, (target, negatives) in pairs.items():
         wanted += np.log1p(np.exp(-table[item][target])) + sum(np.log1p(np.exp(table[item][n])) for n in negatives)
-    parts = NextItem(2).loss(model, batch)
+    parts = next_item(store(), 2).loss(model, batch)
     assert list(parts) == ["bce", "size"]
     assert parts["bce"].item() == pytest.approx(wanted / 3, rel=1e-5)
     assert parts["size"].item() == pytest.approx(0.5 * sum(x * x for row in table for x in row), rel=1e-5)
@@ -105,7 +109,7 @@ def test_every_step_of_an_epoch_weighs_the_same_in_batches_of_any_length(max_len
     known = store(max_len)
 
     def gradient(batch_size: int, window: int, weigh: bool = True) -> Tensor:
-        objective = NextItem(0, known.steps_per_batch(batch_size) if weigh else None)
+        objective = next_item(known, 0, known.steps_per_batch(batch_size) if weigh else None)
         torch.manual_seed(0)
         model, generator = Bigram(), torch.Generator().manual_seed(1)
         batches = known.epoch(batch_size, window, generator)
@@ -121,9 +125,9 @@ def test_every_step_of_an_epoch_weighs_the_same_in_batches_of_any_length(max_len
 
 
 def test_a_model_that_sees_the_whole_sequence_is_refused() -> None:
-    known, objective = store(), NextItem(1)
-    batch = objective.batch(known, known.train_rows, torch.Generator())
-    assert objective.loss(Bigram(every_step=True), batch)["bce"].isfinite()
+    known = store()
+    objective = next_item(known, 1)
+    objective.check(Bigram(every_step=True))
     with pytest.raises(UserError, match="Bigram sees the whole sequence") as caught:
-        objective.loss(Bigram(every_step=False), batch)
+        objective.check(Bigram(every_step=False))
     assert "\n" not in str(caught.value)

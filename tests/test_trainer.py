@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import next_item
 from torch import Tensor
 
 from sairlib import checkpoint
@@ -22,7 +23,6 @@ from sairlib.errors import UserError
 from sairlib.evaluator import EvaluationSettings, Evaluator, NonFiniteError
 from sairlib.models.sair import SAIR
 from sairlib.models.sasrec import SASRec
-from sairlib.objectives import NextItem
 from sairlib.runlog import RunLog
 from sairlib.trainer import Trainer, TrainingSettings
 
@@ -47,7 +47,7 @@ def trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings:
     if sair:
         model = SAIR(M, 8, torch.full((M + 1, 0), PAD), 0, n_interests=4, top_k=2, d=8, n_blocks=1, dropout=dropout)
     chosen = TrainingSettings(**{"epochs": 3, "batch_size": 16, "lr": 0.01, **settings})
-    return Trainer(model, NextItem(chosen.n_negatives), store, evaluator, chosen, seed, IDENTITY)
+    return Trainer(model, next_item(store, chosen.n_negatives), store, evaluator, chosen, seed, IDENTITY)
 
 
 def fit(made: Trainer, directory: Path) -> list[dict[str, Any]]:
@@ -285,7 +285,7 @@ def test_a_batch_in_pieces_is_the_same_batch(tmp_path: Path, monkeypatch: pytest
     rows = whole.store.epoch(1000, 8, whole.generator)[0]  # all of them
     for made in (whole, pieces):
         made.store.unseen.sizes.zero_()
-        made.objective = NextItem(1, steps_per_batch=7.0)
+        made.objective = next_item(made.store, 1, steps_per_batch=7.0)
         made.loss = made.objective.loss
     expected = whole._step(rows)
     monkeypatch.setattr(trainer_module, "PIECE", 40)

@@ -44,7 +44,10 @@ def trainer_of(overrides: list[str]) -> Trainer:
     model = build.model(config, split, device)
     store = SequenceStore(split, config.max_len, device)
     evaluator = Evaluator(split, store, build.settings(config, "evaluation", EvaluationSettings))
-    objective = NextItem(training.n_negatives, store.steps_per_batch(training.batch_size))
+    if hasattr(build, "objective"):
+        objective = build.objective(config, store, training)
+    else:  # older commits
+        objective = NextItem(training.n_negatives, store.steps_per_batch(training.batch_size))
     return Trainer(model, objective, store, evaluator, training, config.seed, {})
 
 

@@ -21,6 +21,7 @@ Names     carry shapes: ``states_BND``, ``scores_BC``.
     B users in a batch    N steps      D width         H heads
     L pool of interests   K kept       T categories    M items (tables have M + 1 rows, row 0 is PAD)
     C candidates: for training, column 0 is the target and the others are negatives
+    S targets of a step   X rows of any kind, flattened
     U users in the data   G categories of one item, at most
 """
 
@@ -33,13 +34,18 @@ PAD = 0
 
 
 class Batch(NamedTuple):
-    """What a training step sees."""
+    """What a training step sees.
+
+    ``targets_BNS`` are the S items to be told at each step (S = 1: the next one), PAD where there is none; where the
+    newest step alone is asked about, N is 1 in them. ``negatives`` are (B, N, S, C), each target's own, PAD where a
+    user has had everything; or (C), the same for all of the batch. ``log_expected``: see ``losses.py``.
+    """
 
     users_B: Tensor
     items_BN: Tensor
-    targets_BN: Tensor
-    negatives_BNC: Tensor
-    """Items outside the user's training history; PAD where the user has had everything."""
+    targets_BNS: Tensor
+    negatives: Tensor
+    log_expected: Tensor
 
 
 class EvalBatch(NamedTuple):
@@ -69,6 +75,19 @@ def last_steps(items_BN: Tensor) -> Tensor:
 def at_steps(states_BND: Tensor, steps_B: Tensor) -> Tensor:
     """One step's state of each row (B, D)."""
     return states_BND[torch.arange(len(steps_B), device=steps_B.device), steps_B]
+
+
+def recent(vectors_BND: Tensor, length: int) -> Tensor:
+    """What stands at every step and the ``length`` - 1 before (B, N, length, D), oldest first; 0 before the first."""
+    padded_BXD = torch.nn.functional.pad(vectors_BND, (0, 0, length - 1, 0))
+    return padded_BXD.unfold(1, length, 1).transpose(-1, -2)
+
+
+def tail(items_BN: Tensor, length: int) -> Tensor:
+    """The newest ``length`` items of each row (B, length), right-padded: all that a short memory needs."""
+    starts_B1 = (lengths(items_BN) - length).clamp_(min=0)[:, None]
+    index_BN = starts_B1 + torch.arange(min(length, items_BN.shape[1]), device=items_BN.device)
+    return items_BN.gather(1, index_BN.clamp_(max=items_BN.shape[1] - 1))
 
 
 def newest(states_BND: Tensor, items_BN: Tensor) -> Tensor:

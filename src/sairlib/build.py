@@ -16,12 +16,15 @@ from yaml import YAMLError
 from sairlib import checkpoint, runtime
 from sairlib.data.download import locate
 from sairlib.data.filters import Filters
+from sairlib.data.negatives import Sampler
 from sairlib.data.prepare import prepare
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Split, leave_one_out
 from sairlib.errors import UserError
 from sairlib.evaluator import EvaluationSettings, Evaluator
 from sairlib.models.recommender import Recommender
+from sairlib.objectives import Objective
+from sairlib.trainer import TrainingSettings
 
 Settings = TypeVar("Settings")
 
@@ -101,6 +104,19 @@ def model(config: DictConfig, split: Split, device: torch.device) -> Recommender
     made = _instantiate(config.model, "model", **{name: fact for name, fact in facts.items() if name in wanted})
     assert isinstance(made, Recommender)
     return made.to(device)
+
+
+def objective(config: DictConfig, store: SequenceStore, training: TrainingSettings) -> Objective:
+    """What training asks, and by which loss."""
+    loss = _instantiate(config.loss, "loss")
+    sampler = Sampler(training.negatives, training.n_negatives, training.popularity, store.unseen, store.counts_M)
+    facts: dict[str, Any] = {"loss": loss, "sampler": sampler}
+    wanted = inspect.signature(get_class(config.objective._target_)).parameters
+    if "steps_per_batch" in wanted:
+        facts["steps_per_batch"] = store.steps_per_batch(training.batch_size)
+    made = _instantiate(config.objective, "objective", **facts)
+    assert isinstance(made, Objective)
+    return made
 
 
 def identity(config: DictConfig, split: Split) -> dict[str, str]:

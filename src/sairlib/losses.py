@@ -1,19 +1,90 @@
-"""Losses: pure functions of scores. Column 0 holds the positive, the others the negatives."""
+"""Losses: pure functions of scores, one number for each positive.
 
+All but ``softmax`` see the scores of a positive (column 0) and its negatives, ``scores`` (..., 1 + C), and say of each
+positive what it costs (...). ``counts``, of the same shape, is True where a score counts: not for PAD, nor for a
+negative that is the positive itself. ``log_expected`` (broadcast to (..., C)) is the logarithm of how often a negative
+like this one is expected among the C that were drawn; only losses that stand in for the whole catalogue use it.
+What a positive that does not count costs means nothing; whoever adds up leaves it out.
+"""
+
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, log_softmax, logsigmoid, softplus
+from torch.utils.checkpoint import checkpoint
+
+from sairlib.batch import PAD
+
+SCORES_AT_ONCE = 2**23
+"""Scores of ``softmax`` held at once: 32 MB in fp32, whatever the number of steps and items."""
 
 
-def bce(scores_BNC: Tensor, counts_BNC: Tensor, n_steps: float | None = None) -> Tensor:
-    """-log sigmoid(s+) - sum over negatives of log(1 - sigmoid(s-)), summed over the steps that count, / ``n_steps``.
+def bce(scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+    """-log sigmoid(s+) - sum over negatives of log(1 - sigmoid(s-)) (SASRec, section III-E; SAIR, eq. 12)."""
+    return softplus(-scores[..., 0]) + _sum(softplus(scores[..., 1:]), counts)
 
-    ``counts_BNC`` is True where a score counts; a step counts iff its positive does. Shapes (B, N, 1 + negatives).
-    ``n_steps`` None: the number of steps that count, which makes it their mean.
-    Source: SASRec, section III-E (there the sum alone); SAIR, eq. (12).
+
+def gbce(scores: Tensor, counts: Tensor, log_expected: Tensor, t: float = 0.75) -> Tensor:
+    """-beta log sigmoid(s+) - sum of log(1 - sigmoid(s-)), beta = a (t (1 - 1/a) + 1/a) (Petrov and Macdonald, 2023).
+
+    a is the share of the negatives that is drawn; t = 0 is BCE, t = 1 undoes the overconfidence whole.
     """
-    scores_BNC = scores_BNC.float()
-    counts_BNC = counts_BNC & counts_BNC[..., :1]
-    positive_BN = softplus(-scores_BNC[..., 0]) * counts_BNC[..., 0]
-    negative_BNC = softplus(scores_BNC[..., 1:]) * counts_BNC[..., 1:]
-    total = positive_BN.sum() + negative_BNC.sum()
-    return total / (n_steps or counts_BNC[..., 0].sum().clamp_min(1))
+    share = log_expected.exp()
+    beta = (share * (t * (1 - 1 / share) + 1 / share)).expand_as(scores[..., 1:])[..., 0]
+    return beta * softplus(-scores[..., 0]) + _sum(softplus(scores[..., 1:]), counts)
+
+
+def bpr(scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+    """-log sigmoid(s+ - s-), the mean over the negatives (Rendle et al., 2009)."""
+    each = softplus(scores[..., 1:] - scores[..., :1])
+    return _sum(each, counts) / counts[..., 1:].sum(-1).clamp_min(1)
+
+
+def bpr_max(scores: Tensor, counts: Tensor, log_expected: Tensor, regularisation: float = 1.0) -> Tensor:
+    """-log sum w- sigmoid(s+ - s-) + r sum w- s-^2, w- the softmax of the negatives (Hidasi and Karatzoglou, 2018)."""
+    none = ~counts[..., 1:].any(-1, keepdim=True)
+    negatives = scores[..., 1:].masked_fill(~(counts[..., 1:] | none), -torch.inf)
+    log_weights = log_softmax(negatives, -1)
+    log_likelihood = torch.logsumexp(log_weights + logsigmoid(scores[..., :1] - scores[..., 1:]), -1)
+    penalty = (log_weights.exp() * scores[..., 1:].square()).sum(-1)
+    return (regularisation * penalty - log_likelihood).masked_fill(none[..., 0], 0.0)
+
+
+def hinge(scores: Tensor, counts: Tensor, log_expected: Tensor, margin: float = 0.5) -> Tensor:
+    """Sum over negatives of max(0, margin + s- - s+) (AttRec, eq. 13, where s is a negated distance)."""
+    return _sum((margin + scores[..., 1:] - scores[..., :1]).clamp_min(0), counts)
+
+
+def sampled_softmax(scores: Tensor, counts: Tensor, log_expected: Tensor, logq: bool = True) -> Tensor:
+    """-log of the positive's softmax among the drawn.
+
+    ``logq`` takes log(its expected count) from a negative's score: the sum is then the whole catalogue's in expectation
+    (Bengio and Senecal, 2008).
+    """
+    negatives = scores[..., 1:] - log_expected if logq else scores[..., 1:]
+    negatives = negatives.masked_fill(~counts[..., 1:], -torch.inf)
+    return torch.logsumexp(torch.cat([scores[..., :1], negatives], -1), -1) - scores[..., 0]
+
+
+def softmax(score_all: Callable[[Tensor], Tensor], states_XD: Tensor, targets_X: Tensor) -> Tensor:
+    """-log of the target's softmax among all items (X); 0 where the target is PAD.
+
+    ``score_all`` gives scores (X, M + 1), of which column PAD means nothing. Never more than ``SCORES_AT_ONCE`` are
+    held: each part is computed again on the way back, a third more products for memory that no catalogue fills.
+    """
+
+    def part(states: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(score_all(states)[:, 1:].float(), targets - 1, ignore_index=PAD - 1, reduction="none")
+
+    at_once = max(1, SCORES_AT_ONCE // max(1, score_all(states_XD[:1]).shape[1]))
+    return torch.cat(
+        [
+            checkpoint(part, states, targets, use_reentrant=False, preserve_rng_state=False)
+            for states, targets in zip(states_XD.split(at_once), targets_X.split(at_once), strict=True)
+        ]
+    )
+
+
+def _sum(each: Tensor, counts: Tensor) -> Tensor:
+    return each.where(counts[..., 1:], 0.0).sum(-1)

@@ -1,51 +1,198 @@
 """What a model is asked to predict in training: from users to a batch, from a batch to the parts of the loss."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from sairlib.batch import PAD, Batch
+from sairlib import losses
+from sairlib.batch import PAD, Batch, lengths
+from sairlib.data.negatives import Sampler
 from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
-from sairlib.losses import bce
 from sairlib.models.recommender import Recommender
 
+Loss = Callable[..., Tensor]
+"""A function of ``losses.py``, or a ``partial`` of one."""
 
-@dataclass(frozen=True)
-class NextItem:
-    """The next item at every step, against uniform negatives outside the user's training history (BCE).
+
+class Objective(ABC):
+    """What is to be predicted. ``in_pieces``: a batch's gradient is the sum of its pieces'."""
+
+    in_pieces: bool
+
+    def __init__(self, loss: Loss, sampler: Sampler) -> None:
+        self.loss_function = loss
+        self.sampler = sampler
+        self.name: str = (loss.func if isinstance(loss, partial) else loss).__name__
+        self.full = self.name == losses.softmax.__name__
+
+    @abstractmethod
+    def batch(
+        self, store: SequenceStore, users_B: Tensor, generator: torch.Generator, n_steps: int | None = None
+    ) -> Batch:
+        """What is asked about ``users_B``, with fresh negatives; ``n_steps`` as in ``SequenceStore.train_window``."""
+
+    @abstractmethod
+    def loss(self, model: Recommender, batch: Batch, share: float = 1.0) -> dict[str, Tensor]:
+        """Named scalars whose sum is to be minimised. ``share``: the batch is so much of a whole one."""
+
+    @abstractmethod
+    def check(self, model: Recommender) -> None:
+        """UserError for a model, or a loss, that this has no meaning for."""
+        if self.name in ("bce", "gbce") and not model.log_odds:
+            raise UserError(
+                f"loss={self.name} reads scores as log-odds, and those of {type(model).__name__} are negated distances,"
+                " never above 0; choose bpr, hinge, softmax or sampled_softmax"
+            )
+
+    def _negatives(self, users_B: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if self.full:  # all items are its negatives: none to draw
+            return users_B.new_zeros(0), torch.zeros(0, device=users_B.device)
+        return self.sampler.draw(users_B, shape, generator)
+
+    def _each(self, model: Recommender, states: Tensor, batch: Batch, targets: Tensor) -> Tensor:
+        """What each of the targets (..., S) costs, seen from its state (..., D); 0 where it is PAD."""
+        if self.full:
+            states_XD = states[..., None, :].expand(*targets.shape, -1).reshape(targets.numel(), -1)
+            return self.loss_function(model.score_all, states_XD, targets.reshape(-1)).view(targets.shape)
+        if batch.negatives.dim() == 1:
+            positive, negative = model.score(states, targets), model.score_shared(states, batch.negatives)
+            scores = torch.cat([positive[..., None], negative[..., None, :].expand(*targets.shape, -1)], -1)
+            counts = torch.cat([(targets != PAD)[..., None], targets[..., None] != batch.negatives], -1)
+        else:
+            candidates = torch.cat([targets[..., None], batch.negatives], -1)
+            scores = model.score(states, candidates.flatten(-2)).view(candidates.shape)
+            counts = candidates != PAD
+        return self.loss_function(scores.float(), counts, batch.log_expected).where(counts[..., 0], 0.0)
+
+    def _parts(self, total: Tensor, model: Recommender, share: float) -> dict[str, Tensor]:
+        return {self.name: total, **{name: share * value for name, value in model.regularisers().items()}}
+
+
+@final
+class NextItem(Objective):
+    """The next item at every step (or the next ``n_targets`` of them, as Caser and AttRec have it).
 
     ``steps_per_batch`` is what a batch's summed loss is divided by: with the mean over the epoch every step of the data
     weighs the same. None takes the batch's own count, under which the steps of short sequences, grouped by length
     into batches of their own, would weigh many times those of long ones.
     """
 
-    n_negatives: int
-    steps_per_batch: float | None = None
+    def __init__(self, loss: Loss, sampler: Sampler, steps_per_batch: float | None = None, n_targets: int = 1) -> None:
+        super().__init__(loss, sampler)
+        if n_targets < 1:
+            raise UserError(f"objective.n_targets={n_targets}: must be 1 or more")
+        self.steps_per_batch = steps_per_batch
+        self.n_targets = n_targets
+        self.in_pieces = steps_per_batch is not None
+
+    def check(self, model: Recommender) -> None:
+        super().check(model)
+        if not model.every_step:
+            raise UserError(
+                f"{type(model).__name__} sees the whole sequence: training every step would leak the target;"
+                " choose objective=prefix"
+            )
 
     def batch(
         self, store: SequenceStore, users_B: Tensor, generator: torch.Generator, n_steps: int | None = None
     ) -> Batch:
-        """Sequences of ``users_B`` and fresh negatives; ``n_steps`` as in ``SequenceStore.train_window``."""
         items_BN, targets_BN = store.train_window(users_B, n_steps)
-        negatives_BNC = store.unseen.draw(users_B, (items_BN.shape[1], self.n_negatives), generator)
-        return Batch(users_B, items_BN, targets_BN, negatives_BNC)
+        later = [torch.nn.functional.pad(targets_BN[:, shift:], (0, shift)) for shift in range(1, self.n_targets)]
+        targets_BNS = torch.stack([targets_BN, *later], -1)
+        drawn = self._negatives(users_B, tuple(targets_BNS.shape[1:]), generator)
+        return Batch(users_B, items_BN, targets_BNS, *drawn)
 
     def loss(self, model: Recommender, batch: Batch, share: float = 1.0) -> dict[str, Tensor]:
-        """Named scalars whose sum is to be minimised. ValueError for a model that may not train every step.
+        each = self._each(model, model.encode(batch.items_BN, batch.users_B), batch, batch.targets_BNS)
+        counted = self.steps_per_batch or (batch.targets_BNS[..., 0] != PAD).sum().clamp_min(1)
+        return self._parts(each.sum() / counted, model, share)
 
-        ``share``: of a batch that comes in pieces, this is so much; the sums over its pieces are then the batch's, if
-        ``steps_per_batch`` is given.
-        """
-        if not model.every_step:
-            raise UserError(
-                f"{type(model).__name__} sees the whole sequence: training every step would leak the target"
+
+@final
+class Prefix(Objective):
+    """The item after a prefix of random length, for models that see the whole of what they are given.
+
+    An epoch shows every user once, cut at a step drawn anew (of all its steps alike), where ports of these models show
+    every prefix of every user: one of their epochs is as many of these as a user has steps.
+    """
+
+    in_pieces = True
+
+    def check(self, model: Recommender) -> None:
+        super().check(model)
+        if model.mask_item is not None:
+            raise UserError(f"{type(model).__name__} is trained on masked items; choose objective=cloze")
+
+    def batch(
+        self, store: SequenceStore, users_B: Tensor, generator: torch.Generator, n_steps: int | None = None
+    ) -> Batch:
+        at_B = torch.rand(len(users_B), generator=generator, device=users_B.device, dtype=torch.float64)
+        ends_B = 1 + (at_B * (store.train_lengths[users_B] - 1)).long()
+        targets_B11 = store.items[store.starts[users_B] + ends_B][:, None, None]
+        drawn = self._negatives(users_B, (1, 1), generator)
+        return Batch(users_B, store.windows(users_B, ends_B, store.max_len), targets_B11, *drawn)
+
+    def loss(self, model: Recommender, batch: Batch, share: float = 1.0) -> dict[str, Tensor]:
+        states_B1D = model.encode_newest(batch.items_BN, batch.users_B)[:, None]
+        each = self._each(model, states_B1D, batch, batch.targets_BNS)
+        return self._parts(share * each.mean(), model, share)
+
+
+@final
+class Cloze(Objective):
+    """Items hidden at random are told from all others (BERT4Rec, section 3.6).
+
+    Each step is hidden with probability ``mask_share``, at least one of a sequence; of a ``last_share`` of the
+    sequences the newest alone, which is what the evaluation asks. Every hidden step counts once.
+    """
+
+    in_pieces = False
+
+    def __init__(self, loss: Loss, sampler: Sampler, mask_share: float = 0.2, last_share: float = 0.1) -> None:
+        super().__init__(loss, sampler)
+        for name, value in (("mask_share", mask_share), ("last_share", last_share)):
+            if not 0 <= value <= 1:
+                raise UserError(f"objective.{name}={value}: must be between 0 and 1")
+        self.mask_share = mask_share
+        self.last_share = last_share
+
+    def check(self, model: Recommender) -> None:
+        super().check(model)
+        if model.mask_item is None:
+            raise UserError(f"{type(model).__name__} has no mask item; choose objective=next_item or prefix")
+
+    def batch(
+        self, store: SequenceStore, users_B: Tensor, generator: torch.Generator, n_steps: int | None = None
+    ) -> Batch:
+        items_BN = store.windows(users_B, store.train_lengths[users_B], store.max_len)
+        hidden_BN = self._hidden(items_BN, generator)
+        targets_BN1 = torch.where(hidden_BN, items_BN, PAD)[..., None]
+        # The mask's number is the first after the items'.
+        masked_BN = torch.where(hidden_BN, store.n_items + 1, items_BN)
+        return Batch(users_B, masked_BN, targets_BN1, *self._negatives(users_B, (items_BN.shape[1], 1), generator))
+
+    def _hidden(self, items_BN: Tensor, generator: torch.Generator) -> Tensor:
+        drawn: dict[str, Any] = {"generator": generator, "device": items_BN.device}
+        real_BN, lengths_B = items_BN != PAD, lengths(items_BN)
+        steps_N = torch.arange(items_BN.shape[1], device=items_BN.device)
+        one_B = (torch.rand(len(items_BN), **drawn) * lengths_B).long()  # of those of which none was hidden: this one
+        last_B = torch.rand(len(items_BN), **drawn) < self.last_share
+        hidden_BN = (torch.rand(items_BN.shape, **drawn) < self.mask_share) & real_BN & ~last_B[:, None]
+        one_B = torch.where(last_B, lengths_B - 1, one_B)
+        return torch.where(hidden_BN.any(1, keepdim=True), hidden_BN, (steps_N == one_B[:, None]) & real_BN)
+
+    def loss(self, model: Recommender, batch: Batch, share: float = 1.0) -> dict[str, Tensor]:
+        hidden_BN = batch.targets_BNS[..., 0] != PAD
+        states_XD = model.encode(batch.items_BN, batch.users_B)[hidden_BN]
+        if batch.negatives.dim() > 1:
+            batch = batch._replace(
+                negatives=batch.negatives[hidden_BN],
+                log_expected=batch.log_expected.expand(*batch.negatives.shape)[hidden_BN],
             )
-        states_BND = model.encode(batch.items_BN, batch.users_B)
-        candidates_BNC = torch.cat([batch.targets_BN[..., None], batch.negatives_BNC], -1)
-        scores_BNC = model.score(states_BND, candidates_BNC)
-        return {
-            "bce": bce(scores_BNC, candidates_BNC != PAD, self.steps_per_batch),
-            **{name: share * value for name, value in model.regularisers().items()},
-        }
+        each = self._each(model, states_XD, batch, batch.targets_BNS[hidden_BN])
+        return self._parts(share * each.mean(), model, share)

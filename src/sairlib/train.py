@@ -22,7 +22,6 @@ from sairlib.data.split import Part, Split
 from sairlib.errors import UserError
 from sairlib.evaluator import EvaluationSettings, Evaluator
 from sairlib.models.recommender import Recommender
-from sairlib.objectives import NextItem
 from sairlib.runlog import RunLog, write_json, write_whole
 from sairlib.trainer import Trainer, TrainingSettings
 
@@ -44,7 +43,7 @@ def train(config: DictConfig, directory: Path) -> float:
     model = build.model(config, split, device)
     store = SequenceStore(split, config.max_len, device)
     evaluator = Evaluator(split, store, evaluation)
-    objective = NextItem(training.n_negatives, store.steps_per_batch(training.batch_size))
+    objective = build.objective(config, store, training)
     trainer = Trainer(model, objective, store, evaluator, training, config.seed, build.identity(config, split))
     if state is not None:
         trainer.restore(state, directory / "last.pt")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,17 +12,19 @@ from torch import Tensor
 
 from sairlib import checkpoint, runtime
 from sairlib.batch import PAD, Batch
+from sairlib.data.negatives import SAMPLERS
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.data.split import Part
 from sairlib.errors import UserError
 from sairlib.evaluator import Evaluator, NonFiniteError
 from sairlib.models.recommender import Recommender
 from sairlib.nn.table import Table
-from sairlib.objectives import NextItem
+from sairlib.objectives import Objective
 from sairlib.row_adam import RowAdam, follows
 from sairlib.runlog import RunLog
 
 SCHEDULES = ("constant", "linear", "cosine")
+OPTIMIZERS = ("adam", "adagrad")
 PRECISIONS = ("fp32", "bf16")
 FLUSH = 20
 """Steps between looks at the loss: on a GPU each look waits for the device."""
@@ -38,9 +40,12 @@ DIAGNOSED = 512
 class TrainingSettings:
     """The training loop's settings.
 
-    epochs, batch_size, n_negatives: an epoch shows every user once; negatives are drawn anew for each step.
-    lr, betas, weight_decay: Adam's. schedule: ``constant``, or ``linear`` / ``cosine`` down to 0 at the last epoch,
-    after ``warmup_steps`` up from 0.
+    epochs, batch_size: an epoch shows every user once.
+    n_negatives, negatives, popularity: how many are drawn anew in every step, and from what: ``uniform``, each target
+    its own outside the user's training history; ``shared``, the same for the whole batch; ``popular``, shared and drawn
+    in proportion to (training count) ^ ``popularity``, which the others do not use. A loss over all items draws none.
+    optimizer: ``adam``, or ``adagrad`` (which uses no betas). lr, betas, weight_decay: its own.
+    schedule: ``constant``, or ``linear`` / ``cosine`` down to 0 at the last epoch, after ``warmup_steps`` up from 0.
     grad_clip: largest gradient norm, 0 for no limit.
     patience: stop after so many epochs without a better validation figure ``monitor`` (ranking/metric); 0 never stops.
     eval_every: epochs between validations.
@@ -53,6 +58,9 @@ class TrainingSettings:
     epochs: int = 200
     batch_size: int = 128
     n_negatives: int = 1
+    negatives: str = "uniform"
+    popularity: float = 0.75
+    optimizer: str = "adam"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
@@ -70,14 +78,15 @@ class TrainingSettings:
         for name in ("epochs", "batch_size", "n_negatives", "eval_every", "length_window"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 1 or more")
-        for name in ("weight_decay", "warmup_steps", "grad_clip", "patience"):
+        for name in ("popularity", "weight_decay", "warmup_steps", "grad_clip", "patience"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 0 or more")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise UserError(f"training.lr={self.lr}: must be greater than 0")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"training.betas={list(self.betas)}: give two numbers in [0, 1)")
-        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        chosen = {"negatives": SAMPLERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        for name, choices in chosen.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"training.{name}={getattr(self, name)}: choose one of {', '.join(choices)}")
 
@@ -126,7 +135,7 @@ class Trainer:
     def __init__(
         self,
         model: Recommender,
-        objective: NextItem,
+        objective: Objective,
         store: SequenceStore,
         evaluator: Evaluator,
         settings: TrainingSettings,
@@ -142,6 +151,8 @@ class Trainer:
             )
         if len(store.train_rows) == 0:
             raise UserError("no user has 2 training actions: there is nothing to train on; check the filters")
+        objective.check(model)
+        model.prepare(store.counts_M)
         self.model = model
         self.objective = objective
         self.store = store
@@ -153,13 +164,13 @@ class Trainer:
         tables = self._tables_by_rows()
         self.by_rows = RowAdam(tables, settings.lr, settings.betas) if tables else None
         whole = [p for p in model.parameters() if not any(p is table.weight for table in tables)]
-        # betas and weight decay as Adam's own (L2 in the gradient), as the papers use them.
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(
-                whole, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-            ),
-            *([self.by_rows] if self.by_rows else []),
-        ]
+        # weight decay as L2 in the gradient, as the papers use it.
+        common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+        self.optimizers: list[torch.optim.Optimizer] = [self.by_rows] if self.by_rows else []
+        if whole and settings.optimizer == "adam":
+            self.optimizers.insert(0, torch.optim.Adam(whole, betas=settings.betas, fused=True, **common))
+        elif whole:
+            self.optimizers.insert(0, torch.optim.Adagrad(whole, **common))
         self.loss = torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss
         self.steps_per_epoch = math.ceil(len(store.train_rows) / settings.batch_size)
 
@@ -172,12 +183,16 @@ class Trainer:
         looked_up = self.store.steps_per_batch(settings.batch_size) * (2 + settings.n_negatives)
         if self.store.device.type != "cpu" or settings.compile or settings.weight_decay or settings.grad_clip:
             return []
-        tables = self.model.row_tables() if follows(settings.betas) else []
+        if self.objective.full or settings.optimizer != "adam" or not follows(settings.betas):
+            return []
+        tables = self.model.row_tables()
         return [table for table in tables if len(table.weight) > RARELY * looked_up]
 
     def fit(self, log: RunLog, directory: Path) -> None:
         """Train until the epochs or the patience are used up; ``best.pt`` and ``last.pt`` stand in ``directory``."""
         settings, progress = self.settings, self.progress
+        if not self.optimizers:
+            settings = replace(settings, epochs=1)  # nothing to train: an epoch is as good as any number
         while progress.epoch < settings.epochs and not self._patience_is_over():
             start = time.perf_counter()
             figures = self._train_epoch(log)
@@ -192,6 +207,8 @@ class Trainer:
             log.say(line)
 
     def _train_epoch(self, log: RunLog) -> dict[str, float]:
+        if not self.optimizers:
+            return {"loss": 0.0}
         self.model.train()
         start, shown, real = time.perf_counter(), 0, torch.zeros((), dtype=torch.long, device=self.store.device)
         pending: list[_Step] = []
@@ -247,13 +264,14 @@ class Trainer:
             done.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         for optimizer in self.optimizers:
             optimizer.step()
+        self.model.after_step()
         self.progress.step += 1
         return done
 
     def _pieces(self, rows: Rows) -> list[Rows]:
         """A batch, or on CPU what of it is of like length and fits the caches; the gradients of the pieces add up."""
         n_pieces = round(len(rows.users_B) * rows.n_steps / PIECE)
-        whole = self.store.device.type != "cpu" or self.settings.compile or self.objective.steps_per_batch is None
+        whole = self.store.device.type != "cpu" or self.settings.compile or not self.objective.in_pieces
         if whole or n_pieces < 2:
             return [rows]
         ordered = rows.users_B[self.store.train_steps(rows.users_B).argsort(stable=True)]

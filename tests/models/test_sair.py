@@ -8,11 +8,10 @@ import torch
 from plain import Weights, decorrelation, sair
 from torch import Tensor
 
-from sairlib.batch import PAD, Batch
+from sairlib.batch import PAD
 from sairlib.errors import UserError
 from sairlib.models.sair import SAIR
 from sairlib.nn.dropout import Dropout
-from sairlib.objectives import NextItem
 
 M, MAX_LEN, D, L, K = 11, 6, 8, 7, 3
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11]]
@@ -142,10 +141,11 @@ def test_decorrelation_is_the_formula_and_falls_on_the_pool(variant: str) -> Non
 def learning(model: SAIR) -> tuple[set[str], set[str]]:
     """(names of parameters with a gradient, names of those without) after a training loss."""
     items_BN = padded()
-    targets_BN = torch.where(items_BN != PAD, items_BN.flip(0).clamp_min(1), PAD)
-    negatives_BNC = torch.randint(1, M + 1, (*items_BN.shape, 2))
-    batch = Batch(torch.arange(len(items_BN)), items_BN, targets_BN, negatives_BNC)
-    sum(NextItem(2).loss(model.train(), batch).values()).backward()  # type: ignore[union-attr]
+    targets_BN1 = torch.where(items_BN != PAD, items_BN.flip(0).clamp_min(1), PAD)[..., None]
+    negatives_BN1C = torch.randint(1, M + 1, (*items_BN.shape, 1, 2))
+    scores = model.train().score(model.encode(items_BN, torch.arange(len(items_BN))), negatives_BN1C.squeeze(2))
+    total = scores[(targets_BN1 != PAD).squeeze(2)].exp().sum() + sum(model.regularisers().values())
+    total.backward()
     names = {key: p.grad is not None and bool(p.grad.any()) for key, p in model.named_parameters()}
     return {key for key, learns in names.items() if learns}, {key for key, learns in names.items() if not learns}
 

@@ -13,6 +13,8 @@ from sairlib.data.dataset import Ints
 from sairlib.data.split import Split
 from sairlib.errors import UserError
 
+SAMPLERS = ("uniform", "shared", "popular")
+
 
 class Unseen:
     """The complement of every user's history, addressable by rank: "user u's r-th item not in the history".
@@ -45,6 +47,37 @@ class Unseen:
         # Modulo leans towards small ranks by less than size / 2^62.
         ranks = torch.randint(2**62, users.shape, generator=generator, device=users.device)
         return self.at(users, ranks % self.sizes[users].clamp(min=1))
+
+
+class Sampler:
+    """The negatives of training, drawn with replacement; with each the log of how often it is expected among them.
+
+    kind: ``uniform``: each target its own, uniform outside the user's training history. ``shared``: the same ones for
+    the whole batch, uniform; ``popular``: likewise, in proportion to (training count) ^ ``popularity``.
+    """
+
+    def __init__(self, kind: str, n: int, popularity: float, unseen: Unseen, counts_M: Tensor) -> None:
+        """``counts_M`` (M + 1): how often each item occurs in the training part."""
+        if kind not in SAMPLERS:
+            raise UserError(f"training.negatives={kind}: choose one of {', '.join(SAMPLERS)}")
+        self.kind = kind
+        self.n = n
+        self.unseen = unseen
+        if kind != "uniform":
+            weights_M = counts_M.double() ** popularity if kind == "popular" else torch.ones_like(counts_M).double()
+            weights_M[(counts_M == 0) & (kind == "popular")] = 0  # 0 ^ 0 is 1
+            weights_M[PAD] = 0
+            self.cumulated_M = weights_M.cumsum(0) / weights_M.sum()
+            self.log_expected_M = (n * weights_M / weights_M.sum()).log().float()
+
+    def draw(self, users_B: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Negatives (B, *shape, C), or (C) where they are shared, and their ``log_expected`` to be broadcast."""
+        if self.kind == "uniform":
+            sizes = self.unseen.sizes[users_B].view(-1, *(1 for _ in (*shape, 1))).clamp(min=1)
+            return self.unseen.draw(users_B, (*shape, self.n), generator), (self.n / sizes).log()
+        at_C = torch.rand(self.n, generator=generator, device=users_B.device, dtype=torch.float64)
+        drawn_C = torch.searchsorted(self.cumulated_M, at_C, right=True).clamp(max=len(self.cumulated_M) - 1)
+        return drawn_C, self.log_expected_M[drawn_C]
 
 
 def _sorted_unique(keys: Tensor) -> Tensor:

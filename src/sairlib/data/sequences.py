@@ -23,13 +23,15 @@ class Rows(NamedTuple):
 class SequenceStore:
     """Histories of a split (CSR) on one device.
 
-    ``train_rows`` are the users with at least 2 training actions; the others have nothing to predict.
+    ``train_rows`` are the users with at least 2 training actions; the others have nothing to predict. ``counts_M``
+    (M + 1): how often each item occurs in the training part.
     """
 
     def __init__(self, split: Split, max_len: int, device: torch.device) -> None:
         self.max_len = max_len
         self.device = device
         data = split.dataset
+        self.n_items = data.n_items
         self.items = torch.from_numpy(data.items).to(device)
         self.starts = torch.from_numpy(data.offsets[:-1]).to(device)
         self.lengths = torch.from_numpy(data.offsets[1:] - data.offsets[:-1]).to(device)
@@ -39,6 +41,7 @@ class SequenceStore:
         trains = torch.arange(len(owners), device=device) - self.starts[owners] < self.train_lengths[owners]
         # Only the training part: to spare held-out items from being negatives would tell the model which they are.
         self.unseen = Unseen(owners[trains], self.items[trains], data.n_users, data.n_items)
+        self.counts_M = torch.bincount(self.items[trains], minlength=data.n_items + 1)
         self.train_rows = torch.nonzero(self.train_lengths >= 2).squeeze(1)
 
     def windows(self, users_B: Tensor, ends_B: Tensor, width: int, longest: int | None = None) -> Tensor:

@@ -15,16 +15,21 @@ class Recommender(nn.Module, ABC):
     Models are final: a variant is an argument or a part handed in, not a subclass.
 
     ``every_step``: True if the state at t is a function of the items up to t alone, so that every step may be
-    trained. ``uses_users``: True if the model knows users by number.
+    trained; then ``encode`` is there. A model that sees the whole sequence has ``encode_newest``; if it fills in hidden
+    items (``mask_item``, the number that hides one), its ``encode`` gives the state at each of them.
+    ``uses_users``: True if the model knows users by number. ``log_odds``: whether scores may be read as such; negated
+    distances, never above 0, may not.
     """
 
     every_step: bool
     uses_users: bool = False
+    log_odds: bool = True
+    mask_item: int | None = None
     n_items: int
 
-    @abstractmethod
     def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         """States (B, N, D) of right-padded sequences; what stands at padding is not looked at."""
+        raise NotImplementedError(f"{type(self).__name__} gives one state for a whole sequence")
 
     @abstractmethod
     def score(self, states: Tensor, items: Tensor) -> Tensor:
@@ -34,12 +39,25 @@ class Recommender(nn.Module, ABC):
     def score_all(self, states_BD: Tensor) -> Tensor:
         """Scores (B, M + 1) of every item; column 0 is PAD's and means nothing."""
 
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        """Scores (..., C) of the same items against every state (..., D).
+
+        A model that scores by inner products does it as one product of matrices.
+        """
+        return self.score(states, items_C.expand(*states.shape[:-1], -1))
+
     def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         """The state (B, D) that predicts what comes after each sequence; finite for an empty one.
 
         A model that gets there without computing the other steps says so by a version of its own.
         """
         return newest(self.encode(items_BN, users_B), items_BN)
+
+    def prepare(self, counts_M: Tensor) -> None:
+        """What is known before training: how often each item occurs in the training part (M + 1)."""
+
+    def after_step(self) -> None:
+        """Called after every step of the optimiser: where weights are held to a ball, say."""
 
     def row_tables(self) -> list[Table]:
         """Tables that training reads by rows alone, never whole: where a batch touches few of their rows, the trainer
@@ -57,6 +75,17 @@ class Recommender(nn.Module, ABC):
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+
+def squared_distances(states: Tensor, vectors: Tensor) -> Tensor:
+    """(..., C) from states (..., D) and vectors (..., C, D)."""
+    return (states.unsqueeze(-2) - vectors).square().sum(-1)
+
+
+def all_squared_distances(states_BD: Tensor, vectors_MD: Tensor) -> Tensor:
+    """(B, M), as ||a||^2 + ||b||^2 - 2 ab: one product of matrices."""
+    states_BD, vectors_MD = states_BD.float(), vectors_MD.float()
+    return states_BD.square().sum(1, keepdim=True) + vectors_MD.square().sum(1) - 2 * states_BD @ vectors_MD.T
 
 
 def inner_products(states: Tensor, vectors: Tensor) -> Tensor:

@@ -137,10 +137,16 @@ class SAIR(Recommender):
         return states_BND, self.retrieval(states_BND, self.pool_LD)
 
     def score(self, states: Tensor, items: Tensor) -> Tensor:
-        vectors = self.encoder.item_embedding(items)
+        return inner_products(states, self._vectors(items))
+
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        return states @ self._vectors(items_C).T
+
+    def _vectors(self, items: Tensor) -> Tensor:
+        vectors: Tensor = self.encoder.item_embedding(items)
         if self.score_with_category and self.categories is not None:
             vectors = vectors + self.categories(items)
-        return inner_products(states, vectors)
+        return vectors
 
     def row_tables(self) -> list[Table]:
         return [self.encoder.item_embedding]

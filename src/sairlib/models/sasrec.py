@@ -5,10 +5,9 @@ from typing import final
 from torch import Tensor
 
 from sairlib.batch import PAD
-from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender, inner_products
 from sairlib.nn.item_encoder import ItemEncoder
-from sairlib.nn.table import Table
+from sairlib.nn.table import Table, UserTable
 
 
 @final
@@ -21,7 +20,7 @@ class SASRec(Recommender):
     - ``positional_embedding=False``: (1) Remove PE. ``shared_item_embedding=False``: (2) Unshared IE, N apart from M.
     - ``residual=False``: (3) Remove RC. ``dropout=0``: (4). ``n_blocks``: (5) to (7). ``n_heads=2``: (8).
     - ``user_embedding=True``: r_{u,i,t} = (U_u + F_t) . M_i, the paper's section on explicit users. A user the model
-      was not trained on is a ValueError.
+      was not trained on is a UserError.
     - ``norm``: ``pre`` is the paper's formula; ``post`` is LayerNorm(x + Dropout(g(x))), as some ports have it.
 
     Deviations from the paper:
@@ -74,7 +73,7 @@ class SASRec(Recommender):
             output_projection=output_projection,
         )
         self.output_embedding = None if shared_item_embedding else Table(n_items + 1, d, padding_idx=PAD)
-        self.user_embedding = Table(n_users, d) if user_embedding else None
+        self.user_embedding = UserTable(n_users, d) if user_embedding else None
 
     @property
     def _table(self) -> Table:
@@ -82,24 +81,21 @@ class SASRec(Recommender):
 
     def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         states_BND: Tensor = self.encoder(items_BN)
-        return states_BND if self.user_embedding is None else states_BND + self._users(users_B)[:, None]
+        return states_BND if self.user_embedding is None else states_BND + self.user_embedding(users_B)[:, None]
 
     def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         states_BD: Tensor = self.encoder.newest(items_BN)
-        return states_BD if self.user_embedding is None else states_BD + self._users(users_B)
-
-    def _users(self, users_B: Tensor) -> Tensor:
-        assert self.user_embedding is not None
-        if not self.training and int(users_B.max()) >= self.user_embedding.num_embeddings:
-            raise UserError("SASRec with user_embedding knows only the users it was trained on")
-        vectors_BD: Tensor = self.user_embedding(users_B)
-        return vectors_BD
+        return states_BD if self.user_embedding is None else states_BD + self.user_embedding(users_B)
 
     def score(self, states: Tensor, items: Tensor) -> Tensor:
         return inner_products(states, self._table(items))
 
     def row_tables(self) -> list[Table]:
         return [t for t in (self.encoder.item_embedding, self.output_embedding, self.user_embedding) if t is not None]
+
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        scores: Tensor = states @ self._table(items_C).T
+        return scores
 
     def score_all(self, states_BD: Tensor) -> Tensor:
         return states_BD @ self._table.weight.T

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sairlib.errors import UserError
+
 
 class _Rows(torch.autograd.Function):
     """Rows of a table; on CPU ``index_add_`` sums their gradient in a quarter of ``nn.functional.embedding``'s time."""
@@ -54,3 +56,15 @@ class Table(nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         return rows(self.weight, ids, self.padding_idx, self.sparse)
+
+
+class UserTable(Table):
+    """A row for each user that was trained on; in evaluation any other is a UserError."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if not self.training and ids.numel() and int(ids.max()) >= self.num_embeddings:
+            raise UserError(
+                f"user number {int(ids.max())} is unknown: this model has a vector for each of the"
+                f" {self.num_embeddings} users it was trained on, and no other"
+            )
+        return super().forward(ids)
