@@ -1,19 +1,23 @@
 """The next-item objective: what counts, what is drawn, and whom it refuses."""
 
+from functools import partial
 from typing import final
 
 import numpy as np
 import pytest
 import torch
-from asked import next_item
+from asked import next_item, sampler
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from sairlib.batch import PAD, Batch
 from sairlib.data.dataset import Dataset
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import leave_one_out
 from sairlib.errors import UserError
+from sairlib.losses import bce, bpr, gbce, softmax
 from sairlib.models.recommender import Recommender
+from sairlib.objectives import Cloze, NextItem, Prefix
 
 M = 12
 SEQUENCES = [[1, 2, 3, 4, 5], [6, 7], list(range(1, M + 1)) * 2, [9, 9, 8, 7, 6, 5, 4, 3]]
@@ -35,7 +39,7 @@ class Bigram(Recommender):
     def __init__(self, every_step: bool = True) -> None:
         super().__init__()
         self.every_step = every_step
-        self.table = nn.Embedding(M + 1, M + 1)
+        self.table = nn.Embedding(M + 2, M + 1)  # the last row is the mask's
 
     def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         states_BND: Tensor = self.table(items_BN)
@@ -131,3 +135,124 @@ def test_a_model_that_sees_the_whole_sequence_is_refused() -> None:
     with pytest.raises(UserError, match="Bigram sees the whole sequence") as caught:
         objective.check(Bigram(every_step=False))
     assert "\n" not in str(caught.value)
+
+
+def test_several_targets_of_a_step_are_the_next_ones() -> None:
+    known = store()
+    objective = next_item(known, 2, n_targets=3)
+    batch = objective.batch(known, torch.tensor([3, 1]), torch.Generator().manual_seed(0))
+    assert batch.targets_BNS[0].tolist() == [[9, 8, 7], [8, 7, 6], [7, 6, 5], [6, 5, 0], [5, 0, 0]]
+    assert batch.targets_BNS[1].tolist() == [[7, 0, 0]] + [[0, 0, 0]] * 4
+    assert batch.negatives.shape == (2, 5, 3, 2)
+    torch.manual_seed(0)
+    model = Bigram()
+    table = model.table.weight.tolist()
+    wanted = 0.0
+    for row, items in enumerate(batch.items_BN.tolist()):
+        for step, item in enumerate(items):
+            for target, negatives in zip(batch.targets_BNS[row, step], batch.negatives[row, step], strict=True):
+                if target != PAD:
+                    wanted += np.log1p(np.exp(-table[item][target]))
+                    wanted += sum(np.log1p(np.exp(table[item][n])) for n in negatives)
+    assert objective.loss(model, batch)["bce"].item() == pytest.approx(wanted / 6, rel=1e-5)  # 6 steps have a target
+
+
+def test_a_shared_negative_does_not_count_where_it_is_the_target() -> None:
+    known = store()
+    objective = next_item(known, 50, kind="shared")
+    batch = objective.batch(known, torch.tensor([3]), torch.Generator().manual_seed(0))
+    assert batch.negatives.shape == (50,)
+    torch.manual_seed(0)
+    model = Bigram()
+    table = model.table.weight.tolist()
+    wanted = 0.0
+    for item, target in zip(batch.items_BN[0].tolist(), batch.targets_BNS[0, :, 0].tolist(), strict=True):
+        wanted += np.log1p(np.exp(-table[item][target]))
+        wanted += sum(np.log1p(np.exp(table[item][n])) for n in batch.negatives.tolist() if n != target)
+    assert objective.loss(model, batch)["bce"].item() == pytest.approx(wanted / 5, rel=1e-5)
+
+
+def test_softmax_asks_about_all_items_and_draws_none() -> None:
+    known = store()
+    objective = next_item(known, 3, loss=softmax)
+    batch = objective.batch(known, torch.tensor([3, 1]), torch.Generator())
+    assert batch.negatives.numel() == 0
+    torch.manual_seed(0)
+    model = Bigram()
+    each = model.table.weight[:, 1:].log_softmax(1)
+    wanted = -sum(each[item, target - 1] for item, target in [(9, 9), (9, 8), (8, 7), (7, 6), (6, 5), (6, 7)]) / 6
+    torch.testing.assert_close(objective.loss(model, batch)["softmax"], wanted)
+
+
+def test_prefixes_are_cut_at_every_step_alike_and_ask_for_the_item_after() -> None:
+    known = store(max_len=3)
+    objective = Prefix(bce, sampler(known, 2))
+    batch = objective.batch(known, torch.full((6000,), 3), torch.Generator().manual_seed(0))
+    whole = SEQUENCES[3][:-2]
+    cuts = [whole[:end] for end in range(1, len(whole))]
+    found = [
+        ([i for i in row if i], target)
+        for row, target in zip(batch.items_BN.tolist(), batch.targets_BNS.flatten().tolist(), strict=True)
+    ]
+    expected = [(cut[-3:], whole[len(cut)]) for cut in cuts]
+    for pair in expected:
+        assert abs(found.count(pair) - 6000 / len(cuts)) < 5 * 35
+    assert all(pair in expected for pair in found)
+    model = Bigram()
+    scores = model.table.weight.detach()[[row[-1] for row, _ in found]]
+    each = softplus(-scores.gather(1, batch.targets_BNS[:, 0])) + softplus(
+        scores.gather(1, batch.negatives[:, 0, 0])
+    ).sum(1, keepdim=True)
+    torch.testing.assert_close(objective.loss(model, batch, share=0.5)["bce"], 0.5 * each.mean())
+
+
+@pytest.mark.parametrize(("mask_share", "last_share"), [(0.3, 0.0), (0.3, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+def test_hidden_items_are_the_targets_and_nothing_else_is(mask_share: float, last_share: float) -> None:
+    known = store()
+    objective = Cloze(bce, sampler(known, 1), mask_share, last_share)
+    batch = objective.batch(known, torch.tensor([0, 3, 1] * 2000), torch.Generator().manual_seed(0))
+    hidden_BN, targets_BN = batch.items_BN == M + 1, batch.targets_BNS[..., 0]
+    assert torch.equal(hidden_BN, targets_BN != PAD) and hidden_BN.any(1).all()
+    whole_BN = torch.where(hidden_BN, targets_BN, batch.items_BN)
+    assert torch.equal(whole_BN, known.windows(batch.users_B, known.train_lengths[batch.users_B], 50))
+    rows_BN = hidden_BN[1::3]  # the six of user 3
+    newest_alone = (rows_BN == torch.arange(rows_BN.shape[1]).eq(5)).all(1).float().mean().item()
+    by_chance = (1 - last_share) * (mask_share * (1 - mask_share) ** 5 + (1 - mask_share) ** 6 / 6)
+    assert newest_alone == pytest.approx(last_share + by_chance, abs=0.06)
+    others = rows_BN.float().mean().item()
+    assert others == pytest.approx(
+        (1 - last_share) * (mask_share + (1 - mask_share) ** 6 / 6) + last_share / 6, abs=0.02
+    )
+
+
+def test_every_hidden_item_costs_once() -> None:
+    known = store()
+    objective = Cloze(bce, sampler(known, 2), 0.5, 0.0)
+    batch = objective.batch(known, torch.tensor([0, 3, 1]), torch.Generator().manual_seed(0))
+    model = Bigram(every_step=False)
+    scores_M = model.table.weight.detach()[M + 1]
+    each = [
+        softplus(-scores_M[target]) + softplus(scores_M[negatives]).sum()
+        for target, negatives in zip(batch.targets_BNS[..., 0].flatten(), batch.negatives.flatten(0, 2), strict=True)
+        if target != PAD
+    ]
+    torch.testing.assert_close(objective.loss(model, batch)["bce"], torch.stack(each).mean())
+
+
+def test_objectives_refuse_the_models_they_are_not_for() -> None:
+    known = store()
+    plain, filler, far = Bigram(), Bigram(every_step=False), Bigram()
+    filler.mask_item, far.log_odds = M + 1, False
+    drawn = sampler(known, 1)
+    for objective, model, words in [
+        (Cloze(bce, drawn), plain, "Bigram has no mask item"),
+        (Prefix(bce, drawn), filler, "choose objective=cloze"),
+        (NextItem(bce, drawn), filler, "sees the whole sequence"),
+        (NextItem(bce, drawn), far, "loss=bce reads scores as log-odds"),
+        (Prefix(partial(gbce, t=0.5), drawn), far, "loss=gbce reads scores as log-odds"),
+    ]:
+        with pytest.raises(UserError, match=words) as caught:
+            objective.check(model)
+        assert "\n" not in str(caught.value)
+    for objective, model in [(Cloze(bce, drawn), filler), (Prefix(bce, drawn), plain), (NextItem(bpr, drawn), far)]:
+        objective.check(model)

@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 
 from sairlib.nn.table import Table
 
+ROWS_AT_ONCE = 2**16
+"""Rows that are brought up to date at once where all are: the copies stay small beside the table."""
+
 
 class RowAdam(Optimizer):
     """Adam (Kingma and Ba, 2015, without weight decay) that catches up on a row when it is next looked up.
@@ -45,12 +48,16 @@ class RowAdam(Optimizer):
 
     def catch_up(self) -> None:
         for weight in self.param_groups[0]["params"]:
-            self._catch_up(weight, torch.arange(len(weight), device=weight.device))
+            for ids in torch.arange(len(weight), device=weight.device).split(ROWS_AT_ONCE):
+                self._catch_up(weight, ids)
 
     @torch.no_grad()
     def _catch_up(self, weight: Tensor, ids: Tensor) -> None:
         group, state = self.param_groups[0], self.state[weight]
-        rows = _distinct(ids[state["seen_at"][ids] < group["steps"]], len(weight))
+        behind = ids[state["seen_at"][ids] < group["steps"]]
+        if not len(behind):
+            return
+        rows = _distinct(behind, len(weight))
         b1, b2 = group["betas"]
         m, v, missed = state["m"][rows], state["v"][rows], (group["steps"] - state["seen_at"][rows])[:, None]
         weight[rows] -= state["owed"][rows][:, None] * m / (v.sqrt() + group["eps"])
