@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from sairlib import build, commands
 from sairlib.data.dataset import Dataset
 from sairlib.data.filters import Filters
+from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import leave_one_out
 from sairlib.errors import UserError
 from sairlib.evaluator import EvaluationSettings
@@ -67,8 +68,30 @@ def test_every_experiment_composes_and_can_be_overridden(experiment: str) -> Non
     validate(config)
     assert (config.training.lr, config.max_len, config.seed) == (0.125, 7, 9)
     own = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    assert isinstance(own, DictConfig)
     plain = composed(f"experiment={experiment}")
-    assert plain.max_len == own.max_len  # the preset wins over the defaults
+    for key in own.keys() - {"defaults"}:  # the preset wins over what it stands on
+        assert OmegaConf.is_config(own[key]) or plain[key] == own[key]
+
+
+@pytest.mark.parametrize("loss", names("loss"))
+def test_every_loss_trains(loss: str) -> None:
+    split = small(with_categories=False)
+    config = composed(f"loss={loss}", "model=sasrec", "model.d=4", "max_len=5")
+    store = SequenceStore(split, 5, torch.device("cpu"))
+    objective = build.objective(config, store, TrainingSettings(n_negatives=3))
+    model = build.model(config, split, torch.device("cpu"))
+    parts = objective.loss(model, objective.batch(store, store.train_rows, torch.Generator().manual_seed(0)))
+    assert list(parts) == [loss]
+    parts[loss].backward()
+    assert parts[loss] > 0 and all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_an_option_that_a_loss_has_not_is_refused() -> None:
+    store = SequenceStore(small(with_categories=False), 5, torch.device("cpu"))
+    with pytest.raises(UserError, match="margin") as caught:
+        build.objective(composed("loss=bpr", "+loss.margin=0.5"), store, TrainingSettings())
+    assert "\n" not in str(caught.value)
 
 
 def small(with_categories: bool) -> Any:

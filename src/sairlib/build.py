@@ -100,7 +100,7 @@ def model(config: DictConfig, split: Split, device: torch.device) -> Recommender
         wanted = inspect.signature(get_class(config.model._target_)).parameters
     except Exception as error:  # Hydra wraps whatever an import may raise
         raise UserError(f"model._target_={config.model._target_} is not there: {error}") from error
-    _check_types(config.model, wanted)
+    _check_types(config.model, wanted, "model")
     made = _instantiate(config.model, "model", **{name: fact for name, fact in facts.items() if name in wanted})
     assert isinstance(made, Recommender)
     return made.to(device)
@@ -109,9 +109,15 @@ def model(config: DictConfig, split: Split, device: torch.device) -> Recommender
 def objective(config: DictConfig, store: SequenceStore, training: TrainingSettings) -> Objective:
     """What training asks, and by which loss."""
     loss = _instantiate(config.loss, "loss")
+    takes = inspect.signature(loss.func).parameters  # a partial asks nothing of its arguments before it is called
+    unknown = loss.keywords.keys() - takes.keys()
+    if unknown:
+        raise UserError(f"loss={loss.func.__name__} has no option {', '.join(sorted(unknown))}")
+    _check_types(config.loss, takes, "loss")
     sampler = Sampler(training.negatives, training.n_negatives, training.popularity, store.unseen, store.counts_M)
     facts: dict[str, Any] = {"loss": loss, "sampler": sampler}
     wanted = inspect.signature(get_class(config.objective._target_)).parameters
+    _check_types(config.objective, wanted, "objective")
     if "steps_per_batch" in wanted:
         facts["steps_per_batch"] = store.steps_per_batch(training.batch_size)
     made = _instantiate(config.objective, "objective", **facts)
@@ -155,14 +161,14 @@ def load_run(directory: Path, overrides: DictConfig | None = None, device: str =
     return Run(config, parts, store, Evaluator(parts, store, evaluation), best.eval(), state["epoch"])
 
 
-def _check_types(config: DictConfig, parameters: Mapping[str, inspect.Parameter]) -> None:
+def _check_types(config: DictConfig, parameters: Mapping[str, inspect.Parameter], where: str) -> None:
     for name in map(str, config):
         value = config[name]
         expected = parameters[name].annotation if name in parameters else None
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             continue
         if expected in (bool, int, float, str) and type(value) is not expected:
-            raise UserError(f"model.{name}={value}: must be {expected.__name__}, not {type(value).__name__}")
+            raise UserError(f"{where}.{name}={value}: must be {expected.__name__}, not {type(value).__name__}")
 
 
 def _instantiate(config: DictConfig, where: str, **facts: Any) -> Any:
