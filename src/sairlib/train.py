@@ -144,7 +144,7 @@ def _introduce(
             f"{evaluator.drawn.n_short:,} users have fewer unseen items than asked for, and are ranked against those"
         )
     if "interests" in config and "n_interests" not in config.model:
-        log.say(f"{type(model).__name__} has no interest pool: interests.* is without effect")
+        log.say(f"{type(model).__name__} takes nothing from interests.*")
     log.say(f"{type(model).__name__}: {model.n_parameters():,} parameters on {device}")
 
 

@@ -39,8 +39,8 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 UNTRAINED = {"poprec"}
 """Counts, and has nothing to train."""
-NO_MEMORY = UNTRAINED | {"bpr-mf", "fmc"}
-"""Knows too little of the past to tell all prefixes of all users apart."""
+NO_MEMORY = UNTRAINED | {"bpr-mf", "fmc", "sine"}
+"""Knows too little of the past, or holds too little, to tell all prefixes of all users apart."""
 
 
 @cache

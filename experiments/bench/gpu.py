@@ -1,0 +1,128 @@
+"""What a GPU makes of sairlib: one command that checks it against the CPU and times it; table with date and card.
+
+    python experiments/bench/gpu.py                      all rows on cuda, into GPU.md and gpu.json
+    python experiments/bench/gpu.py --device cpu --few 2  a dry run of every row where there is no card
+
+Needs the real data sets under SAIRLIB_DATA; the generated one is made under ``--work``.
+"""
+
+import argparse
+import json
+import math
+import time
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import generate
+import torch
+from system_sairlib import Curves, trainer_of
+from torch.profiler import ProfilerActivity, profile
+
+from sairlib import runtime
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Part
+from sairlib.trainer import Trainer
+
+HERE = Path(__file__).parent
+SASREC = ["dataset=ml-1m-sasrec", "model=sasrec", "training=sasrec-paper", "max_len=200", "model.d=64"]
+SAIR = ["dataset=ml-1m", "interests=ml-1m", "training=sair-paper", "max_len=150", "model.d=64", "model=sair"]
+ML_20M = ["dataset=ml-20m", "interests=ml-20m", "training=sair-paper", "max_len=150", "model.d=64", "model=sasrec"]
+WAYS = {
+    "fp32": [],
+    "bf16": ["training.precision=bf16"],
+    "bf16, compiled": ["training.precision=bf16", "training.compile=true"],
+}
+
+
+def epoch(trainer: Trainer, batches: int | None = None) -> dict[str, float]:
+    """One epoch, or its first batches: wall time and what the trainer says of its speed."""
+    if batches is not None:
+        trainer.store.epoch = lambda *given: SequenceStore.epoch(trainer.store, *given)[:batches]  # type: ignore[method-assign]
+        whole = math.ceil(len(trainer.store.train_rows) / trainer.settings.batch_size)
+        trainer.steps_per_epoch, trainer.progress.step = min(batches, whole), 0
+    with TemporaryDirectory() as folder, closing(Curves(Path(folder))) as log:
+        start = time.perf_counter()
+        trainer._train_epoch(log)
+        trainer.progress.epoch += 1
+        seconds = time.perf_counter() - start
+    return {"seconds": round(seconds, 3), "tokens_per_second": round(log.speed["tokens_per_second"])}
+
+
+def kernels(trainer: Trainer, batches: int) -> dict[str, Any]:
+    """Time in kernels against wall time of a few batches, and the kernels that take most of it."""
+    cuda = trainer.store.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        wall = epoch(trainer, batches)["seconds"]
+    times = {e.key: (e.self_device_time_total if cuda else e.self_cpu_time_total) / 1e6 for e in found.key_averages()}
+    top = sorted(times, key=lambda key: -times[key])[:5]
+    share = round(sum(times.values()) / wall, 2)
+    return {"kernel_share": share, "top": {key[:60]: round(times[key], 4) for key in top}}
+
+
+def agreement(device: str) -> dict[str, float]:
+    """Losses of the same three batches without dropout, this device's against the CPU's: the largest relative gap.
+
+    The negatives differ with the device's generator: they are drawn on the CPU for both.
+    """
+    overrides = ["dataset=ml-100k", "model=sasrec", "model.dropout=0", "training.n_negatives=1"]
+    ours, theirs = (trainer_of([*overrides, f"device={name}"]) for name in ("cpu", device))
+    theirs.model.load_state_dict(ours.model.state_dict())
+    gap = 0.0
+    for rows in ours.store.epoch(128, 1, torch.Generator().manual_seed(1))[:3]:
+        batch = ours.objective.batch(ours.store, rows.users_B, torch.Generator().manual_seed(2))
+        losses = []
+        for trainer, where in ((ours, "cpu"), (theirs, device)):
+            moved = type(batch)(*(part.to(where) for part in batch))
+            losses.append(
+                float(torch.stack(list(trainer.objective.loss(trainer.model.train(), moved).values())).sum().detach())
+            )
+        gap = max(gap, abs(losses[1] / losses[0] - 1))
+    return {"largest_relative_gap": gap}
+
+
+def evaluation(trainer: Trainer) -> dict[str, float]:
+    """Full ranking alone of all users, the second of two."""
+    for _ in range(2):
+        start = time.perf_counter()
+        trainer.evaluator.rank(trainer.model, Part.VALIDATION)
+        seconds = time.perf_counter() - start
+    return {"seconds": round(seconds, 3), "users": len(trainer.store.eval_users), "items": trainer.store.n_items}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--few", type=int, help="so many batches instead of an epoch")
+    parser.add_argument("--users", type=int, default=138_493, help="of the generated data set")
+    parser.add_argument("--work", type=Path, default=Path("bench-work"))
+    told = parser.parse_args()
+    on = [f"device={told.device}"]
+    rows: dict[str, Any] = {"agreement with the CPU": agreement(told.device)}
+    for name, overrides in (("SASRec, ml-1m-sasrec", SASREC), ("SAIR, ml-1m", SAIR)):
+        for way, settings in WAYS.items():
+            trainer = trainer_of([*overrides, *settings, *on])
+            epoch(trainer, told.few)  # warms up, and compiles
+            rows[f"{name}, {way}"] = epoch(trainer, told.few) | kernels(trainer, 10)
+            print(name, way, rows[f"{name}, {way}"], flush=True)
+    folder = (told.work / f"generated-{told.users}" / "ml-20m").resolve()
+    if not (folder / "ratings.csv").exists():
+        generate.write(folder, told.users, 26_744, 144 * told.users, 20, seed=1)
+    data = [f"data.root={folder.parent}", f"data.cache={told.work.resolve() / 'cache'}"]
+    ranked = ["evaluation.n_candidates=0", "evaluation.batch_size=2048", "training.monitor=full/ndcg@10"]
+    trainer = trainer_of([*ML_20M, *data, *ranked, "training.batch_size=1024", "training.precision=bf16", *on])
+    epoch(trainer, told.few or 40)
+    rows["ML-20M's shape, n 150, batch 1024, bf16"] = epoch(trainer, told.few or 40) | kernels(trainer, 10)
+    rows["full ranking, ML-20M's shape"] = evaluation(trainer)
+    record = {**runtime.describe(torch.device(told.device)), "date": time.strftime("%Y-%m-%d"), "rows": rows}
+    if told.device != "cpu":
+        (HERE / "gpu.json").write_text(json.dumps(record, indent=1) + "\n")
+        lines = [f"# {record['machine']['accelerator']}, {record['date']}", "", "| row | found |", "|---|---|"]
+        lines += [f"| {name} | {json.dumps(found)} |" for name, found in rows.items()]
+        (HERE / "GPU.md").write_text("\n".join(lines) + "\n")
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

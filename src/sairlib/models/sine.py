@@ -1,0 +1,183 @@
+"""SINE: sparse-interest network for sequential recommendation (Tan et al., WSDM 2021)."""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from sairlib.batch import PAD, positions
+from sairlib.errors import UserError
+from sairlib.models.recommender import Recommender, inner_products
+from sairlib.nn.interests import decorrelation
+from sairlib.nn.table import Table
+
+ASSIGNMENTS = ("weights", "logits")
+NORMS = ("layer", "l2")
+
+
+@final
+class SINE(Recommender):
+    """v = sum_k e_k phi_k, scored by inner product: K of L concepts, an interest for each, weighed by what comes next.
+
+    With X_t the vector of the item at t, C (L, D) the pool of concepts, every softmax over t over real steps alone:
+
+    (1) a = softmax_t(tanh(X W1) w2), z = a^T X, s = C z, idx = the K largest of s, strongest first,
+        C^u_k = sigmoid(s_idx(k)) C_idx(k). The gate is how the choice learns.
+    (2) P_{k|t} = softmax_k(LN1(X_t W3) . LN2(C^u_k)): which interest a step belongs to.
+    (3) P_{t|k} = softmax_t(tanh((X_t + position_t) W_{k,1}) w_{k,2}): which steps matter to an interest.
+    (4) phi_k = LN3(sum_t P_{k|t} P_{t|k} X_t)
+    (5) X'_t = sum_k P_{k|t} C^u_k, C_apt = LN4(softmax_t(tanh(X' W3) w4)^T X'): the intention to be expected next;
+        e_k = softmax_k(phi_k . C_apt / tau).
+
+    ``n_concepts`` is L, ``top_k`` K. ``decov_weight``, the paper's lambda, weighs 1/2 (||M||_F^2 - ||diag M||^2) with
+    M = (C - mean)(C - mean)^T / D, the covariance of the concepts: each one's mean over its D entries is taken off.
+
+    The defaults are the paper's letter, as independent readers agree on it. Others differ:
+
+    - ``positional_embedding=False``: RecBole's port has no positions; the order of the items then plays no part at all.
+      (The authors' code adds positions before the attention of (1) and (5) as well.)
+    - ``assignment="logits"``: the authors' code multiplies P_{k|t} into the logits of (3), and (4) then weighs by that
+      softmax alone. ``weights`` is the paper's and RecBole's.
+    - ``shared_w3=False``: (5) has a matrix of its own, as in the authors' code. The paper and RecBole write W3 twice.
+    - ``norm="l2"``: RecBole divides by the length in place of LN1 and LN3. ``layer`` lets phi_k . C_apt grow to D, and
+      a tau of 0.1 then makes e almost the choice of one interest.
+
+    Deviations from the paper, and differences that no argument brings back:
+
+    1. No softmax over t sees padding (the authors' code masks it too, RecBole does not).
+    2. W_{k,1} and w_{k,2} belong to the k-th strongest concept, whichever it is. The authors' code shares W_{k,1}.
+    3. Positions count back from the newest item; in the authors' code from the oldest.
+    4. The authors' code has, and the paper has not: biases and hidden layers of 512; in (2) the cosine of X_t and the
+       concept over a temperature of 0.07; no LayerNorm; X added to X' in (5); phi weighed, without tau, by a layer over
+       their mean and C_apt; and, in place of the concepts' covariance, a penalty on the cosines of a user's phi.
+    5. All weights start Xavier-uniform (the default in the authors' framework); the paper is silent.
+    """
+
+    every_step = False
+
+    def __init__(
+        self,
+        n_items: int,
+        max_len: int,
+        n_concepts: int = 50,
+        top_k: int = 4,
+        d: int = 64,
+        tau: float = 0.1,
+        decov_weight: float = 0.1,
+        positional_embedding: bool = True,
+        assignment: str = "weights",
+        shared_w3: bool = True,
+        norm: str = "layer",
+    ) -> None:
+        super().__init__()
+        if assignment not in ASSIGNMENTS:
+            raise UserError(f"assignment={assignment!r}: choose one of {', '.join(ASSIGNMENTS)}")
+        if norm not in NORMS:
+            raise UserError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
+        if d < 1:
+            raise UserError(f"the width d must be at least 1, not {d}")
+        if n_concepts < 1:
+            raise UserError(f"n_concepts={n_concepts}: must be at least 1")
+        if not 1 <= top_k <= n_concepts:
+            raise UserError(f"top_k={top_k} must be between 1 and n_concepts={n_concepts}")
+        if not tau > 0:
+            raise UserError(f"tau={tau}: must be more than 0")
+        if not decov_weight >= 0:
+            raise UserError(f"decov_weight must be 0 or more, not {decov_weight}")
+        self.n_items = n_items
+        self.top_k = top_k
+        self.tau = tau
+        self.decov_weight = decov_weight
+        self.assign_logits = assignment == "logits"
+        self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
+        self.position_embedding = Table(max_len, d) if positional_embedding else None
+        self.concepts = Table(n_concepts, d)
+        self.w1 = nn.Linear(d, d, bias=False)
+        self.w2 = nn.Linear(d, 1, bias=False)
+        self.w3 = nn.Linear(d, d, bias=False)
+        self.w3_apt = None if shared_w3 else nn.Linear(d, d, bias=False)
+        self.w4 = nn.Linear(d, 1, bias=False)
+        self.w_k1 = nn.Parameter(torch.empty(top_k, d, d))
+        self.w_k2 = nn.Parameter(torch.empty(top_k, d))
+        self.ln1 = nn.LayerNorm(d) if norm == "layer" else UnitLength()
+        self.ln2 = nn.LayerNorm(d)
+        self.ln3 = nn.LayerNorm(d) if norm == "layer" else UnitLength()
+        self.ln4 = nn.LayerNorm(d)
+        for layer in (self.w1, self.w2, self.w3, self.w3_apt, self.w4):
+            if layer is not None:
+                nn.init.xavier_uniform_(layer.weight)
+        for k in range(top_k):
+            nn.init.xavier_uniform_(self.w_k1[k])
+            nn.init.xavier_uniform_(self.w_k2[k : k + 1])
+
+    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        x_BND, real_BN = self.item_embedding(items_BN), items_BN != PAD
+        active_BKD, _ = self._activate(x_BND, real_BN)
+        # P_{k|t}, which interest a step belongs to, and P_{t|k}, which steps matter to it.
+        interest_BNK = (self.ln1(self.w3(x_BND)) @ self.ln2(active_BKD).mT).softmax(-1)
+        logits_BNK = self._importance(x_BND, items_BN)
+        if self.assign_logits:
+            share_BNK = over_steps(interest_BNK * logits_BNK, real_BN)
+        else:
+            share_BNK = interest_BNK * over_steps(logits_BNK, real_BN)
+        phi_BKD = self.ln3(share_BNK.mT @ x_BND)
+        # What comes next, and how much of it each interest is.
+        intent_BND = interest_BNK @ active_BKD
+        w3 = self.w3 if self.w3_apt is None else self.w3_apt
+        share_BN1 = over_steps(self.w4(w3(intent_BND).tanh()), real_BN)
+        apt_BD1 = self.ln4(share_BN1.mT @ intent_BND).mT
+        weights_BK1 = (phi_BKD @ apt_BD1 / self.tau).softmax(1)
+        state_BD: Tensor = (weights_BK1 * phi_BKD).sum(1)
+        return state_BD
+
+    def _activate(self, x_BND: Tensor, real_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """C^u (B, K, D), gated, strongest first; and which concepts these are (B, K)."""
+        share_BN1 = over_steps(self.w2(self.w1(x_BND).tanh()), real_BN)
+        z_BD = (share_BN1.mT @ x_BND)[:, 0]
+        scores_BK, kept_BK = (z_BD @ self.concepts.weight.T).topk(self.top_k, -1)
+        return self.concepts(kept_BK) * scores_BK.sigmoid()[..., None], kept_BK
+
+    def _importance(self, x_BND: Tensor, items_BN: Tensor) -> Tensor:
+        """What P_{t|k} is the softmax of (B, N, K)."""
+        if self.position_embedding is not None:
+            x_BND = x_BND + self.position_embedding(positions(items_BN))
+        hidden_BNKD = (x_BND @ self.w_k1.permute(1, 0, 2).flatten(1)).tanh().unflatten(-1, self.w_k2.shape)
+        logits_BNK: Tensor = (hidden_BNKD * self.w_k2).sum(-1)
+        return logits_BNK
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        return inner_products(states, self.item_embedding(items))
+
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        scores: Tensor = states @ self.item_embedding(items_C).T
+        return scores
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        return states_BD @ self.item_embedding.weight.T
+
+    def row_tables(self) -> list[Table]:
+        return [self.item_embedding]
+
+    def regularisers(self) -> dict[str, Tensor]:
+        return {"decov": self.decov_weight * decorrelation(self.concepts.weight)}
+
+    @torch.no_grad()
+    def diagnose(self, items_BN: Tensor, users_B: Tensor) -> dict[str, Tensor]:
+        """``kept_share``: for how many of the sequences each of the L concepts is among the kept."""
+        _, kept_BK = self._activate(self.item_embedding(items_BN), items_BN != PAD)
+        counts_L = torch.bincount(kept_BK.flatten(), minlength=len(self.concepts.weight))
+        return {"kept_share": counts_L.float() / len(items_BN)}
+
+
+class UnitLength(nn.Module):
+    """x / ||x||; 0 stays 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return normalize(x, dim=-1)
+
+
+def over_steps(scores_BNX: Tensor, real_BN: Tensor) -> Tensor:
+    """Softmax over the real steps of each row; 0 at padding, and everywhere for an empty history."""
+    real_BN1 = real_BN[..., None]
+    return scores_BNX.masked_fill(~real_BN1, torch.finfo(scores_BNX.dtype).min).softmax(1) * real_BN1
