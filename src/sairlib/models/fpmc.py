@@ -1,0 +1,48 @@
+"""FPMC: factorised personalised Markov chains (Rendle, Freudenthaler and Schmidt-Thieme, WWW 2010)."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sairlib.batch import PAD, tail
+from sairlib.models.factors import InnerProduct, check_width
+from sairlib.nn.table import Table, UserTable
+
+
+@final
+class FPMC(InnerProduct):
+    """s(u, l, i) = <U_u, IU_i> + <L_l, IL_i>, l the newest item: what the user likes, and what follows l.
+
+    The state is [U_u; L_l] and an item's vector [IU_i; IL_i], so all items are scored by one product of matrices.
+    ``user_factors=False`` is FMC: <L_l, IL_i> alone, which knows no users. With them, a user the model was not trained
+    on is a UserError.
+
+    Deviations from the paper:
+
+    1. Baskets hold one item, so the paper's average over the last basket is that item's vector.
+    2. Negatives of S-BPR are drawn outside all of the user's training items; the paper draws them outside the basket.
+    3. Its lambdas, L2 penalties, are one ``training.weight_decay``, on all rows at every step; and a step is a
+       mini-batch of users, with Adam, where the paper draws single transitions, with plain SGD.
+    4. Factors start Xavier-uniform.
+    """
+
+    every_step = True
+
+    def __init__(self, n_items: int, n_users: int, d: int = 50, user_factors: bool = True) -> None:
+        super().__init__()
+        check_width(d)
+        self.n_items = n_items
+        self.uses_users = user_factors
+        self.user_factors = UserTable(n_users, d) if user_factors else None
+        self.last_factors = Table(n_items + 1, d, padding_idx=PAD)
+        self.item_factors = Table(n_items + 1, 2 * d if user_factors else d, padding_idx=PAD)
+
+    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        last_BND: Tensor = self.last_factors(items_BN)
+        if self.user_factors is None:
+            return last_BND
+        return torch.cat([self.user_factors(users_B)[:, None].expand_as(last_BND), last_BND], -1)
+
+    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        return self.encode(tail(items_BN, 1), users_B)[:, 0]

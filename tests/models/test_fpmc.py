@@ -1,0 +1,88 @@
+"""FPMC and FMC against s(u, l, i) = <U_u, IU_i> + <L_l, IL_i>, one step at a time."""
+
+import numpy as np
+import pytest
+import torch
+from drawn import HISTORIES, MAX_LEN, USERS, D, M, arrays, padded, randomised
+
+from sairlib.errors import UserError
+from sairlib.models.fpmc import FPMC
+
+either = pytest.mark.parametrize("user_factors", [True, False], ids=["fpmc", "fmc"])
+
+
+def made(user_factors: bool = True) -> FPMC:
+    model = FPMC(M, USERS, d=D, user_factors=user_factors)
+    randomised(model)
+    return model
+
+
+def plain(weights: dict[str, np.ndarray], user: int, last: int, item: int) -> float:
+    """The part of the user first in an item's vector, then that of the last item."""
+    vector, total = list(weights["item_factors.weight"][item]), 0.0
+    if "user_factors.weight" in weights:
+        for factor in weights["user_factors.weight"][user]:
+            total += factor * vector.pop(0)
+    for factor in weights["last_factors.weight"][last]:
+        total += factor * vector.pop(0)
+    assert not vector
+    return total
+
+
+@either
+def test_equals_the_plain_equation(user_factors: bool) -> None:
+    model = made(user_factors)
+    weights = arrays(model)
+    with torch.no_grad():
+        states_BND = model.encode(padded(), torch.arange(USERS))
+        found_BNM = model.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
+        shared_BNM = model.score_shared(states_BND, torch.arange(M + 1))
+        newest_BM = model.score_all(model.encode_newest(padded(), torch.arange(USERS)))
+    for user, row in enumerate(HISTORIES):
+        for step, last in enumerate(row):
+            wanted = [plain(weights, user, last, item) for item in range(1, M + 1)]
+            for found in (found_BNM, shared_BNM):
+                np.testing.assert_allclose(found[user, step, 1:], wanted, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(newest_BM[user, 1:], wanted, rtol=1e-12, atol=1e-12)
+
+
+@either
+def test_the_newest_item_alone_counts(user_factors: bool) -> None:
+    model = made(user_factors)
+    items_BN = torch.tensor([[1, 2, 3], [7, 3, 0], [3, 0, 0], [3, 5, 0]])
+    states_BD = model.encode_newest(items_BN, torch.zeros(4, dtype=torch.long))
+    assert torch.equal(states_BD[0], states_BD[1]) and torch.equal(states_BD[0], states_BD[2])
+    assert not torch.equal(states_BD[0], states_BD[3])
+
+
+def test_after_an_empty_history_fpmc_has_the_user_and_fmc_nothing() -> None:
+    nothing_BN, users_B = torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 1])
+    model = made()
+    scores_BM = model.score_all(model.encode_newest(nothing_BN, users_B))
+    wanted_BM = model.user_factors(users_B) @ model.item_factors.weight[:, :D].T
+    torch.testing.assert_close(scores_BM, wanted_BM)
+    assert not made(False).encode_newest(nothing_BN, users_B).any()
+
+
+def test_fmc_knows_no_users() -> None:
+    fmc, fpmc, items_BN = made(False), made(), padded()[:1]
+    assert not fmc.uses_users and fpmc.uses_users
+    assert not any("user" in key for key in fmc.state_dict())
+    assert fmc.n_parameters() == 2 * (M + 1) * D and fpmc.n_parameters() == (3 * (M + 1) + USERS) * D
+    states = [fmc.encode_newest(items_BN, torch.tensor([user])) for user in (0, 10**6)]
+    assert torch.equal(*states)
+    for encode in (fpmc.encode, fpmc.encode_newest):
+        with pytest.raises(UserError, match=r"user number .* is unknown"):
+            encode(items_BN, torch.tensor([USERS]))
+
+
+@either
+def test_the_width_must_be_positive(user_factors: bool) -> None:
+    with pytest.raises(UserError, match="the width d must be at least 1, not -1"):
+        FPMC(M, USERS, d=-1, user_factors=user_factors)
+
+
+@either
+def test_all_its_tables_are_read_by_rows(user_factors: bool) -> None:
+    model = made(user_factors)
+    assert {id(table.weight) for table in model.row_tables()} == {id(weight) for weight in model.parameters()}
