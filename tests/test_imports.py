@@ -25,7 +25,8 @@ LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
 KNOW_HYDRA = {"build", "commands", "train", "evaluate"}
 PURE = {"nn": {"errors", "batch"}, "models": {"errors", "batch", "nn"}, "losses": {"batch"}, "metrics": set()}
 """What may be used in a notebook without the rest: the sairlib rooms that it may import."""
-PLAIN_MODULES = {"abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing"} | {"numpy", "torch"}
+STANDARD = {"abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing"}
+PLAIN_MODULES = STANDARD | {"numpy", "torch"}
 TOUCHES_THE_WORLD = {"open", "print", "input", "cuda", "save", "load", "set_num_threads", "set_default_dtype"}
 
 FILES = sorted(SOURCE.rglob("*.py"))
