@@ -180,6 +180,18 @@ def commits(bench: Bench) -> Answer:
     return {"reach": "no slowdown", "systems": found}
 
 
+def shares(bench: Bench) -> Answer:
+    """Where a training step's time goes, of those rows that fall short of their reach and of those beside them."""
+    found: dict[str, Answer] = {}
+    wanted = {"SASRec, ml-1m": ML_1M, "SASRec, games": GAMES, "SASRec, n 150": (*PROTOCOL, "model=sasrec")}
+    for name, overrides in {**wanted, "SAIR, n 150": (*PROTOCOL, "model=sair")}.items():
+        system = bench.ours(*overrides)
+        answer = system.ask("shares")
+        close(system)
+        found[name] = {key: answer[key] for key in ("milliseconds_a_step", "operators_a_step", "shares")}
+    return {"reach": "none", "systems": found}
+
+
 def generated(bench: Bench, name: str, *shape: int) -> tuple[str, ...]:
     """The overrides that point to generated data of this shape (default: MovieLens-20M's), made if it is not there."""
     folder = bench.work / "generated" / name / "ml-20m"
@@ -222,6 +234,7 @@ ROWS: dict[str, Callable[[Bench], Answer]] = {
     "million": million,
     "start": start,
     "commits": commits,
+    "shares": shares,
 }
 
 

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from serve import Answer, serve
 from torch import nn
+from torch.profiler import profile
 
 import sairlib
 from sairlib import build, runtime
@@ -23,6 +24,17 @@ from sairlib.nn.attention import CausalAttention
 from sairlib.objectives import NextItem
 from sairlib.runlog import RunLog
 from sairlib.trainer import Trainer, TrainingSettings
+
+OPERATORS = {
+    "matrix products": ("mm", "addmm", "addmm_", "bmm", "baddbmm_"),
+    "optimizer": ("_fused_adam_",),
+    "elementwise": ("mul", "mul_", "add", "add_", "sub_", "clamp_", "clamp_min", "threshold_backward"),
+    "softmax": ("_softmax", "_softmax_backward_data"),
+    "normalisation": ("native_layer_norm", "native_layer_norm_backward"),
+    "lookups": ("index_select", "index_add_", "index", "searchsorted", "scatter_add_", "embedding"),
+    "random": ("random_", "randint"),
+    "copies and zeros": ("copy_", "cat", "fill_", "zero_", "empty", "empty_strided"),
+}
 
 CONF = Path(sairlib.__file__).parents[2] / "conf"
 
@@ -110,8 +122,32 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
             a @ b
         return {"flops_per_second": 4 * 2 * 2048**3 / (time.perf_counter() - start)}
 
+    def shares() -> Answer:
+        """The first batches of an epoch: a step's time and operators, and what share of their time goes to which."""
+        batches = store.epoch(trainer.settings.batch_size, trainer.settings.length_window, trainer.generator)[:20]
+        trainer.model.train()
+        for rows in batches:
+            trainer._step(rows)
+        start = time.perf_counter()
+        for rows in batches:
+            trainer._step(rows)
+        seconds = time.perf_counter() - start
+        with profile() as found:
+            for rows in batches:
+                trainer._step(rows)
+        own = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in found.key_averages()}
+        grouped = {group: sum(own.get(name, 0.0) for name in names) for group, names in OPERATORS.items()}
+        grouped["autograd and all others"] = sum(own.values()) - sum(grouped.values())
+        calls = sum(event.count for event in found.key_averages() if event.key.startswith("aten::"))
+        return {
+            "milliseconds_a_step": round(1e3 * seconds / len(batches), 2),
+            "operators_a_step": calls // len(batches),
+            "shares": {group: round(value / sum(own.values()), 2) for group, value in grouped.items()},
+        }
+
     return {
         "epoch": epoch,
+        "shares": shares,
         "few": partial(epoch, asked.get("batches", 30)),
         "evaluate": evaluate,
         "matmul": matmul,
