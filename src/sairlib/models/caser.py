@@ -1,0 +1,133 @@
+"""Caser: personalised top-N recommendation by convolutions over recent items (Tang and Wang, WSDM 2018)."""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool1d, pad
+
+from sairlib.batch import PAD, newest, tail
+from sairlib.errors import UserError
+from sairlib.models.recommender import Recommender, inner_products
+from sairlib.nn.dropout import Dropout
+from sairlib.nn.table import Table, UserTable
+
+
+@final
+class Caser(Recommender):
+    """The vectors of the newest L items are an image E (L x d), searched by filters as wide as the image or as high.
+
+    - A horizontal filter F (h x d), ``n_h`` of each height h = 1 .. L, gives max over i of ReLU(<F, E[i : i + h]> + b),
+      i = 0 .. L - h: does this run of items occur, wherever?
+    - A vertical filter f (L), ``n_v`` of them, gives sum over l of f_l E[l], d numbers.
+    - z = ReLU(W1 Dropout(o) + b1), with o all that the filters give; item i scores W2_i . [z; u] + b2_i, with u the
+      user's vector and W2 a table of its own, 2d wide.
+
+    ``user_embedding=False`` leaves u out (W2 is then d wide), ``n_h=0`` or ``n_v=0`` the filters of a kind, as in the
+    paper's ablation. The paper trains T targets at a time, by binary cross-entropy with 3 negatives each:
+    objective.n_targets=3 training.n_negatives=3 (``experiment=caser-ml-1m``).
+
+    The state of every step is computed at once. Neighbouring windows share all rows but one, so each horizontal filter
+    passes over the whole sequence once, and a window takes the maximum over its own L - h + 1 places; a vertical filter
+    is a weighted sum of L shifted copies. No image is ever laid out.
+
+    Deviations from the paper:
+
+    1. Every step is trained, also the first ones; rows of the image before the first item are zero. The paper slides a
+       window of L + T over the sequence, so that a target has L items before it; its authors' code pads sequences
+       shorter than that on the left, with a vector that is learned.
+    2. Horizontal filters have a bias, as in the authors' code; the paper's formula has none. The code's vertical ones
+       have one too, which b1 can take over; here they have none.
+    3. Initial values are those of the authors' code: tables normal with deviation 1 / width, b2 zero, filters and W1
+       uniform within 1 / sqrt(inputs).
+    4. The terms of the negatives are summed, as the paper writes; the authors' code takes their mean.
+    """
+
+    every_step = True
+
+    def __init__(
+        self,
+        n_items: int,
+        n_users: int,
+        max_len: int,
+        d: int = 50,
+        L: int = 5,
+        n_h: int = 16,
+        n_v: int = 4,
+        dropout: float = 0.5,
+        user_embedding: bool = True,
+    ) -> None:
+        super().__init__()
+        if d < 1:
+            raise UserError(f"d={d}: must be 1 or more")
+        if not 1 <= L <= max_len:
+            raise UserError(f"L={L}: must be between 1 and max_len={max_len}")
+        if min(n_h, n_v) < 0 or n_h == n_v == 0:
+            raise UserError(f"n_h={n_h}, n_v={n_v}: must be 0 or more, and not both 0")
+        self.n_items = n_items
+        self.uses_users = user_embedding
+        self.L = L
+        width = 2 * d if user_embedding else d
+        self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
+        self.user_embedding = UserTable(n_users, d) if user_embedding else None
+        self.horizontal = nn.ModuleList(nn.Conv1d(d, n_h, height) for height in range(1, L + 1) if n_h)
+        self.vertical = nn.Parameter(torch.empty(n_v, L).uniform_(-(L**-0.5), L**-0.5)) if n_v else None
+        self.dropout = Dropout(dropout)
+        self.fully_connected = nn.Linear(n_v * d + n_h * L, d)
+        self.output_embedding = Table(n_items + 1, width, padding_idx=PAD)
+        self.output_bias = Table(n_items + 1, 1, padding_idx=PAD)
+        with torch.no_grad():
+            self.output_bias.weight.zero_()
+            for table in (self.item_embedding, self.user_embedding, self.output_embedding):
+                if table is not None:
+                    table.weight.normal_(std=1 / table.embedding_dim)
+                    if table.padding_idx is not None:
+                        table.weight[PAD] = 0
+
+    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        z_BND = self._z(self._filtered(items_BN))
+        if self.user_embedding is None:
+            return z_BND
+        users_B1D = self.user_embedding(users_B)[:, None]
+        return torch.cat([z_BND, users_B1D.expand(-1, z_BND.shape[1], -1)], -1)
+
+    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        recent_BL = tail(items_BN, self.L)
+        z_BD = self._z(newest(self._filtered(recent_BL), recent_BL))
+        return z_BD if self.user_embedding is None else torch.cat([z_BD, self.user_embedding(users_B)], -1)
+
+    def _z(self, filtered: Tensor) -> Tensor:
+        z: Tensor = self.fully_connected(self.dropout(filtered)).relu()
+        return z
+
+    def _filtered(self, items_BN: Tensor) -> Tensor:
+        """What the filters give at every step (B, N, n_v d + n_h L)."""
+        n = items_BN.shape[1]
+        vectors_BND: Tensor = self.item_embedding(items_BN)
+        padded_BXD = pad(vectors_BND, (0, 0, self.L - 1, 0))  # step t's image begins at row t
+        parts: list[Tensor] = []
+        if self.vertical is not None:
+            shifted = [padded_BXD[:, row : row + n] for row in range(self.L)]
+            for f_L in self.vertical:
+                first, *others = (weight * vectors for weight, vectors in zip(f_L, shifted, strict=True))
+                parts.append(sum(others, first))
+        if self.horizontal:
+            padded_BDX = padded_BXD.transpose(1, 2).contiguous()
+            found = [max_pool1d(conv(padded_BDX), self.L - h, 1) for h, conv in enumerate(self.horizontal)]
+            parts.append(torch.cat(found, 1).relu().transpose(1, 2))  # ReLU of a maximum: the maximum of the ReLUs
+        return torch.cat(parts, -1)
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        bias: Tensor = self.output_bias(items).squeeze(-1)
+        return inner_products(states, self.output_embedding(items)) + bias
+
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        scores: Tensor = states @ self.output_embedding(items_C).T + self.output_bias(items_C).squeeze(-1)
+        return scores
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        return states_BD @ self.output_embedding.weight.T + self.output_bias.weight.squeeze(-1)
+
+    def row_tables(self) -> list[Table]:
+        tables = (self.item_embedding, self.user_embedding, self.output_embedding, self.output_bias)
+        return [table for table in tables if table is not None]

@@ -1,0 +1,108 @@
+"""GRU4Rec: recurrent networks for the next item (Hidasi et al., ICLR 2016; Hidasi and Karatzoglou, CIKM 2018)."""
+
+from itertools import pairwise
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from sairlib.batch import PAD
+from sairlib.errors import UserError
+from sairlib.models.recommender import Recommender, inner_products
+from sairlib.nn.dropout import Dropout
+from sairlib.nn.table import Table
+
+
+@final
+class GRU4Rec(Recommender):
+    """s_{t,i} = E_i . h_t + b_i, with h_t = Dropout(GRU(h_{t-1}, Dropout(E_{x_t}))) of the items x_1 .. x_t.
+
+    A gated recurrent unit overwrites by z and looks back through r, all of it with biases:
+
+        z = sigma(W_z x + U_z h),  r = sigma(W_r x + U_r h),  c = tanh(W x + r * U h),  h' = (1 - z) h + z c
+
+    ``n_layers`` of them, ``d_hidden`` wide, stand on one another, Dropout after each.
+
+    - ``tied=True``: items are read and scored by the same table, the authors' constrained embedding; where ``d_hidden``
+      differs from ``d``, a linear layer takes h_t to d. ``tied=False``: another table, ``d_hidden`` wide, scores them.
+    - ``embedding_dropout`` and ``hidden_dropout``: the inner and the outer Dropout above.
+
+    ``model=gru4rec`` is the network of 2016 with its BPR loss, ``model=gru4rec-plus`` that of 2018 with BPR-max; the
+    experiments of these names draw the negatives as near to the papers as can be.
+
+    What the original has and this has not:
+
+    1. Session-parallel mini-batches: a step of training is one event of each of B sessions, and the state is carried on
+       without its gradient. Here whole sequences are trained, by back-propagation through all their steps.
+    2. Negatives from the other sessions of the mini-batch. Here the run says what they are; ``popular`` draws them for
+       the whole batch by count ^ alpha, as 2018's additional samples, and alpha = 1 is what mini-batches amount to.
+    3. Dropout on the state that goes on to the next step, as in the authors' code: here the recurrence is left alone,
+       and what leaves a layer is dropped out.
+    4. TOP1 and TOP1-max, an activation of the scores (tanh, ELU), momentum, one-hot input without a table.
+
+    Deviations from the papers:
+
+    5. r is applied after the product with U, as in PyTorch and in the authors' code of today; 2016 writes U (r * h).
+    6. The linear layer for d_hidden other than d is not in the papers, nor is tying in that of 2016.
+    7. Each gate's matrices start Xavier-uniform and biases at zero, as in the authors' code.
+    """
+
+    every_step = True
+
+    def __init__(
+        self,
+        n_items: int,
+        d: int = 100,
+        d_hidden: int = 100,
+        n_layers: int = 1,
+        embedding_dropout: float = 0.0,
+        hidden_dropout: float = 0.2,
+        tied: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value in (("d", d), ("d_hidden", d_hidden), ("n_layers", n_layers)):
+            if value < 1:
+                raise UserError(f"{name}={value}: must be 1 or more")
+        self.n_items = n_items
+        self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
+        self.embedding_dropout = Dropout(embedding_dropout)
+        widths = [d, *(d_hidden for _ in range(n_layers))]
+        # One by one, so that what falls out between them is our dropout, the same on every device.
+        self.layers = nn.ModuleList(nn.GRU(before, after, batch_first=True) for before, after in pairwise(widths))
+        self.hidden_dropout = Dropout(hidden_dropout)
+        self.dense = nn.Linear(d_hidden, d) if tied and d != d_hidden else None
+        self.output_embedding = None if tied else Table(n_items + 1, d_hidden, padding_idx=PAD)
+        self.output_bias = Table(n_items + 1, 1, padding_idx=PAD)
+        with torch.no_grad():
+            self.output_bias.weight.zero_()
+            for parameter in self.layers.parameters():
+                for gate in parameter.chunk(3):
+                    if gate.dim() > 1:
+                        nn.init.xavier_uniform_(gate)
+                    else:
+                        gate.zero_()
+
+    @property
+    def _table(self) -> Table:
+        return self.output_embedding or self.item_embedding
+
+    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        states_BND: Tensor = self.embedding_dropout(self.item_embedding(items_BN))
+        for layer in self.layers:
+            states_BND = self.hidden_dropout(layer(states_BND)[0])
+        return states_BND if self.dense is None else self.dense(states_BND)
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        bias: Tensor = self.output_bias(items).squeeze(-1)
+        return inner_products(states, self._table(items)) + bias
+
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        scores: Tensor = states @ self._table(items_C).T + self.output_bias(items_C).squeeze(-1)
+        return scores
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        return states_BD @ self._table.weight.T + self.output_bias.weight.squeeze(-1)
+
+    def row_tables(self) -> list[Table]:
+        tables = (self.item_embedding, self.output_embedding, self.output_bias)
+        return [table for table in tables if table is not None]

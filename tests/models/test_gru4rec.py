@@ -1,0 +1,192 @@
+"""GRU4Rec against the gates' equations, read plainly: one user, one step, one layer at a time, in double precision."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sairlib.batch import PAD
+from sairlib.errors import UserError
+from sairlib.models.gru4rec import GRU4Rec
+from sairlib.nn.dropout import Dropout
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+M, MAX_LEN = 11, 6
+HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11], [4, 4, 2], [1, 2, 3, 4]]
+USERS = len(HISTORIES)
+BASE: dict[str, Any] = {"d": 4, "d_hidden": 4, "embedding_dropout": 0.3, "hidden_dropout": 0.2}
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"n_layers": 2},
+    {"n_layers": 3, "d_hidden": 5},
+    {"d_hidden": 3},
+    {"tied": False},
+    {"tied": False, "d_hidden": 6, "n_layers": 2},
+    {"d": 1, "d_hidden": 1},
+]
+
+Array = NDArray[np.float64]
+
+
+def made(**options: Any) -> GRU4Rec:
+    """In eval mode and double precision, every weight but PAD's random."""
+    torch.manual_seed(0)
+    model = GRU4Rec(M, **{**BASE, **options}).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+        for table in model.row_tables():
+            table.weight[PAD] = 0
+    return model
+
+
+def padded() -> Tensor:
+    return torch.tensor([row + [PAD] * (MAX_LEN - len(row)) for row in HISTORIES])
+
+
+def arrays(model: GRU4Rec) -> dict[str, Array]:
+    return {key: value.numpy() for key, value in model.state_dict().items()}
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def plain(items: list[int], weights: dict[str, Array], options: dict[str, Any]) -> list[list[float]]:
+    """Scores of items 1..M at every step. PyTorch stacks the weights of r, z and c; its z is the paper's 1 - z."""
+    drop = options.get("drop", lambda x: x)
+    n_layers, width = options.get("n_layers", 1), options["d_hidden"]
+    hidden = [np.zeros(width) for _ in range(n_layers)]
+    out = weights["item_embedding.weight" if options.get("tied", True) else "output_embedding.weight"]
+    scores = []
+    for item in items:
+        x = drop(weights["item_embedding.weight"][item])
+        for layer in range(n_layers):
+            name = f"layers.{layer}"
+            w_r, w_z, w = np.split(weights[f"{name}.weight_ih_l0"], 3)
+            u_r, u_z, u = np.split(weights[f"{name}.weight_hh_l0"], 3)
+            a_r, a_z, a = np.split(weights[f"{name}.bias_ih_l0"], 3)
+            c_r, c_z, c = np.split(weights[f"{name}.bias_hh_l0"], 3)
+            h = hidden[layer]
+            r = sigmoid(w_r @ x + a_r + u_r @ h + c_r)
+            z = 1 - sigmoid(w_z @ x + a_z + u_z @ h + c_z)
+            candidate = np.tanh(w @ x + a + r * (u @ h + c))
+            hidden[layer] = (1 - z) * h + z * candidate
+            x = drop(hidden[layer])
+        if "dense.weight" in weights:
+            x = weights["dense.weight"] @ x + weights["dense.bias"]
+        scores.append([float(out[i] @ x + weights["output_bias.weight"][i, 0]) for i in range(1, M + 1)])
+    return scores
+
+
+def check(model: GRU4Rec, options: dict[str, Any]) -> None:
+    with torch.no_grad():
+        states_BND = model.encode(padded(), torch.arange(USERS))
+        newest_BM = model.score_all(model.encode_newest(padded(), torch.arange(USERS)))[:, 1:].numpy()
+    for user, row in enumerate(HISTORIES):
+        wanted = plain(row, arrays(model), {**BASE, **options})
+        found = model.score_all(states_BND[user, : len(row)])[:, 1:].detach().numpy()
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(newest_BM[user], wanted[-1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_equals_the_gates_equations(options: dict[str, Any]) -> None:
+    check(made(**options), options)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_dropout_falls_on_vectors_and_after_each_layer(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cosine in the place of dropout, here and there; the state that goes on to the next step is spared."""
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
+    check(made(**options), {**options, "drop": np.cos})
+
+
+@pytest.mark.parametrize("name", ["embedding_dropout", "hidden_dropout"])
+def test_dropouts_act_in_training_alone(name: str) -> None:
+    none, model = (made(**{"embedding_dropout": 0.0, "hidden_dropout": 0.0, name: p}) for p in (0.0, 0.5))
+    items_BN, users_B = padded(), torch.arange(USERS)
+    assert torch.equal(none.encode(items_BN, users_B), model.encode(items_BN, users_B))
+    assert torch.equal(none.train().encode(items_BN, users_B), none.encode(items_BN, users_B))
+    assert not torch.equal(model.train().encode(items_BN, users_B), model.encode(items_BN, users_B))
+
+
+def test_tied_is_one_table_and_a_dense_layer_where_the_widths_differ() -> None:
+    names = {key.split(".")[0] for key in made().state_dict()}
+    assert names == {"item_embedding", "layers", "output_bias"}
+    assert {key.split(".")[0] for key in made(d_hidden=3).state_dict()} == names | {"dense"}
+    assert {key.split(".")[0] for key in made(d_hidden=3, tied=False).state_dict()} == names | {"output_embedding"}
+    model = made(d_hidden=3, tied=False)
+    assert model.output_embedding is not None and model.output_embedding.weight.shape == (M + 1, 3)
+    for options in ({}, {"tied": False}):
+        model = made(**options)
+        assert {id(table) for table in model.row_tables()} == {
+            id(module) for module in model.modules() if isinstance(module, torch.nn.Embedding)
+        }
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_scores_agree(options: dict[str, Any]) -> None:
+    model = made(**options)
+    states_BND = model.encode(padded(), torch.arange(USERS))
+    items_BNC = torch.randint(1, M + 1, (USERS, MAX_LEN, 5))
+    all_BNM = model.score_all(states_BND.flatten(0, 1)).view(USERS, MAX_LEN, M + 1)
+    torch.testing.assert_close(model.score(states_BND, items_BNC), all_BNM.gather(-1, items_BNC))
+    items_C = torch.tensor([3, 1, 3])
+    torch.testing.assert_close(model.score_shared(states_BND, items_C), all_BNM[..., items_C])
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_every_parameter_learns(options: dict[str, Any]) -> None:
+    model = made(**options).train()
+    model.score_all(model.encode(padded(), torch.arange(USERS)).flatten(0, 1)).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        parts = parameter.grad.chunk(3) if key.startswith("layers") else (parameter.grad,)
+        assert all(part.any() for part in parts), key
+
+
+def test_gates_start_xavier_uniform_each_by_itself() -> None:
+    model = GRU4Rec(20, d=40, d_hidden=80)
+    layer = model.layers[0]
+    for matrix, fan_in in ((layer.weight_ih_l0, 40), (layer.weight_hh_l0, 80)):
+        bound = (6 / (fan_in + 80)) ** 0.5
+        for gate in matrix.chunk(3):
+            assert 0.95 * bound < gate.abs().max().item() <= bound
+    assert not layer.bias_ih_l0.any() and not layer.bias_hh_l0.any()
+    assert not any(table.weight[PAD].any() for table in model.row_tables())
+
+
+@pytest.mark.parametrize(("name", "loss"), [("gru4rec", "bpr"), ("gru4rec-plus", "bpr_max")])
+def test_each_name_has_the_loss_of_its_paper_and_may_be_given_another(name: str, loss: str) -> None:
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        assert compose("train", overrides=[f"model={name}"]).loss._target_ == f"sairlib.losses.{loss}"
+        experiment = compose("train", overrides=[f"experiment={name}-ml-1m"])
+        assert experiment.loss._target_ == f"sairlib.losses.{loss}"
+        assert experiment.training.negatives == "popular"
+        other = compose("train", overrides=[f"model={name}", "loss=softmax"])
+        assert other.loss._target_ == "sairlib.losses.softmax"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d": 0}, "d=0: must be 1 or more"),
+        ({"d_hidden": 0}, "d_hidden=0: must be 1 or more"),
+        ({"n_layers": 0}, "n_layers=0: must be 1 or more"),
+        ({"embedding_dropout": 1.0}, "dropout must be in"),
+        ({"hidden_dropout": -0.1}, "dropout must be in"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        GRU4Rec(M, **{**BASE, **options})
+    assert "\n" not in str(caught.value)
