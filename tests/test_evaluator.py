@@ -73,7 +73,7 @@ def scores(made: Split, distinct: int = 6) -> Tensor:
 
 
 def target(made: Split, user: int, part: Part) -> int:
-    return int(made.dataset.items[made.dataset.offsets[user + 1] - part.value])
+    return int(made.dataset.items[made.dataset.offsets[user] + made.train_lengths[user] + part.value])
 
 
 def listed(ranks: dict[str, Ranks]) -> dict[str, list[list[int]]]:
@@ -84,7 +84,8 @@ def slow(made: Split, drawn_UC: np.ndarray, scores_UM: Tensor, part: Part) -> di
     found: dict[str, list[list[int]]] = {name: [[], []] for name in ("sampled", "full", "full_with_history")}
     for row, user in enumerate(made.eval_users.tolist()):
         sequence = made.dataset.items[made.dataset.offsets[user] : made.dataset.offsets[user + 1]].tolist()
-        wanted, history = sequence[-part.value], set(sequence[: -part.value])
+        at = len(sequence) - 2 + part.value
+        wanted, history = sequence[at], set(sequence[:at])
         others = set(range(1, made.dataset.n_items + 1)) - {wanted}
         against = {"sampled": set(drawn_UC[row].tolist()) - {PAD}, "full": others - history}
         for name, items in (against | {"full_with_history": others}).items():

@@ -19,7 +19,7 @@ from sairlib.data.filters import Filters
 from sairlib.data.negatives import Sampler
 from sairlib.data.prepare import prepare
 from sairlib.data.sequences import SequenceStore
-from sairlib.data.split import Split, leave_one_out
+from sairlib.data.split import Split
 from sairlib.errors import UserError
 from sairlib.evaluator import EvaluationSettings, Evaluator
 from sairlib.models.recommender import Recommender
@@ -27,6 +27,8 @@ from sairlib.objectives import Objective
 from sairlib.trainer import TrainingSettings
 
 Settings = TypeVar("Settings")
+LEAVE_ONE_OUT = OmegaConf.create({"_target_": "sairlib.data.split.leave_one_out", "_partial_": True})
+"""How the runs were split whose configuration does not say it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,10 @@ def split(config: DictConfig) -> Split:
     place: dict[str, Any] = {key: config.dataset[key] for key in config.dataset if key not in ("reader", "filters")}
     source = locate(root=Path(config.data.root).expanduser(), **place)
     cache = Path(config.data.cache) if config.data.cache else None
-    return leave_one_out(prepare(source, reader, filters, cache))
+    cut = _instantiate(config.get("split", LEAVE_ONE_OUT), "split")
+    made = cut(prepare(source, reader, filters, cache))
+    assert isinstance(made, Split)
+    return made
 
 
 def model(config: DictConfig, split: Split, device: torch.device) -> Recommender:

@@ -322,7 +322,7 @@ class Trainer:
 
     def _diagnose(self, log: RunLog) -> None:
         users_B = self.store.eval_users[:DIAGNOSED]
-        ends_B = self.store.lengths[users_B] - Part.VALIDATION.value
+        ends_B = self.store.train_lengths[users_B] + Part.VALIDATION.value
         self.model.eval()
         figures = self.model.diagnose(self.store.windows(users_B, ends_B, self.store.max_len), users_B)
         log.diagnosis(figures, self.progress.step)

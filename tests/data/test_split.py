@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from sairlib.data.dataset import index
 from sairlib.data.filters import Filters
 from sairlib.data.interactions import CATEGORY, ITEM, TIMESTAMP, USER, Interactions
 from sairlib.data.prepare import prepare
 from sairlib.data.readers.grouplens import GroupLens
+from sairlib.data.sequences import SequenceStore
 from sairlib.data.source import Source
-from sairlib.data.split import Split, leave_one_out
+from sairlib.data.split import Part, Split, chronological, leave_one_out
 from sairlib.errors import UserError
 
 ROWS = [(1, 10, 1), (1, 11, 2), (1, 12, 3), (1, 13, 4), (2, 10, 1), (2, 11, 1), (2, 14, 1), (5, 10, 9), (6, 14, 1)]
@@ -30,6 +32,43 @@ def test_roles() -> None:
     assert made.train_lengths.tolist() == [2, 1, 1, 2]  # users 1, 2, 5, 6: those of 5 and 6 all train
     assert made.eval_users.tolist() == [0, 1]
     assert made.n_short == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "train_lengths"),
+    [(0.8, [7, 3, 2, 1, 2]), (0.5, [4, 2, 1, 1, 2]), (0.99, [8, 3, 2, 1, 2]), (0.01, [10, 5, 4, 3, 2])],
+)
+def test_chronological_roles(share: float, train_lengths: list[int]) -> None:
+    """Of 10, 5, 4, 3 and 2 actions; who has none to train on, to validate and to test trains on all."""
+    rows = [(user, 10 + i, i) for user, n in enumerate([10, 5, 4, 3, 2]) for i in range(n)]
+    if share == 0.01:
+        with pytest.raises(UserError, match="nobody to evaluate"):
+            chronological(split(rows).dataset, share)
+        return
+    made = chronological(split(rows).dataset, share)
+    assert made.train_lengths.tolist() == train_lengths
+    assert made.eval_users.tolist() == [0, 1, 2, 3]
+    assert made.sha256() != split(rows).sha256()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(UserError, match=r"split\.share="):
+        chronological(split(ROWS).dataset, share)
+
+
+def test_the_item_after_the_past_is_tested_and_later_ones_are_left_alone() -> None:
+    rows = [(1, 10 + i, i) for i in range(10)] + [(2, 10 + i, i) for i in range(3)]
+    made = chronological(split(rows).dataset, 0.5)
+    store = SequenceStore(made, 50, torch.device("cpu"))
+    for part, ends in ((Part.VALIDATION, [4, 1]), (Part.TEST, [5, 2])):
+        found = {}
+        for _, batch in store.evaluation(part, 8):
+            for user, items, target in zip(*batch, strict=True):
+                found[int(user)] = ([i for i in items.tolist() if i], int(target))
+        assert found == {u: (list(range(1, end + 1)), end + 1) for u, end in enumerate(ends)}
+        assert store.histories(torch.tensor([0]), part).tolist() == [list(range(1, ends[0] + 1))]
+    assert store.counts_M[1:].tolist() == [2, 1, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
 def test_hash_stays_where_nothing_that_counts_changed() -> None:

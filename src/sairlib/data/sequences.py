@@ -89,7 +89,7 @@ class SequenceStore:
 
     def evaluation(self, part: Part, batch_size: int) -> Iterator[tuple[Tensor, EvalBatch]]:
         """All evaluated users, those of like length together: (their rows among ``eval_users``, the batch)."""
-        ends = self.lengths[self.eval_users] - part.value
+        ends = self.train_lengths[self.eval_users] + part.value
         for rows_B in torch.argsort(ends.clamp(max=self.max_len), stable=True).split(batch_size):
             users_B = self.eval_users[rows_B]
             items_BN = self.windows(users_B, ends[rows_B], self.max_len)
@@ -97,5 +97,5 @@ class SequenceStore:
 
     def histories(self, users_B: Tensor, part: Part) -> Tensor:
         """Everything before the held-out item, uncut (B, S), right-padded: what full ranking removes."""
-        ends_B = self.lengths[users_B] - part.value
+        ends_B = self.train_lengths[users_B] + part.value
         return self.windows(users_B, ends_B, int(ends_B.max()))

@@ -1,0 +1,108 @@
+"""BERT4Rec: sequential recommendation with a bidirectional Transformer (Sun et al., CIKM 2019)."""
+
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, pad
+
+from sairlib.batch import PAD, lengths, positions, tail
+from sairlib.models.recommender import Recommender, inner_products
+from sairlib.nn.bidirectional import BidirectionalAttention, PostNormBlock, check_sizes, real_steps, start_as_bert
+from sairlib.nn.dropout import Dropout
+from sairlib.nn.table import Table
+
+
+@final
+class BERT4Rec(Recommender):
+    """P(v) = softmax(LayerNorm(GELU(h_t W + b)) E^T + b_out), h_t the last of N blocks at a step t that holds [MASK].
+
+    h^0_t = Dropout(LayerNorm(v_t + p_t)), v_t a row of E and p_t of P. Each block is post-norm, as in BERT:
+    A = LayerNorm(H + Dropout(MH(H))), MH(H) = [head_1 ... head_h] W^O + b^O, every step attending to every real step;
+    then LayerNorm(A + Dropout(GELU(A W1 + b1) W2 + b2)), W1 of four times the width.
+
+    Trained by ``objective=cloze``, which puts ``mask_item`` (number M + 1, the last row of E; never scored) in the
+    place of what it hides: nothing of a hidden item reaches its own step. ``encode`` gives the head's output at every
+    step, of which those at [MASK] mean something. For what comes next, [MASK] is appended to the history and read;
+    a history of ``max_len`` items gives up its oldest for it.
+
+    Deviations from the paper:
+
+    1. The LayerNorm of the input and the one in the head are its authors' code's; the paper's equations have neither.
+       So are the biases of Q, K, V and W^O.
+    2. Positions count back from the newest step over right-padded sequences, so that [MASK] stands at 0 when asked
+       for the next item; the authors' code pads right and counts from the oldest.
+    3. ``attention_dropout`` (default 0) falls on the attention weights: the authors' code has 0.2 on ML-1M, the paper
+       drops out the sublayers' outputs alone, and without it the fast kernels serve.
+    4. The authors mask ten copies of each sequence once and add windows of long ones; ours are masked anew in every
+       epoch, and only the newest ``max_len`` items are shown.
+    5. Weight decay of 0.01 applied apart from the gradient (AdamW) is not what ``training.weight_decay`` does: leave
+       that 0.
+    """
+
+    every_step = False
+    mask_item: int
+
+    def __init__(
+        self,
+        n_items: int,
+        max_len: int,
+        d: int = 64,
+        n_blocks: int = 2,
+        n_heads: int = 2,
+        dropout: float = 0.2,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_sizes(d, n_blocks, n_heads, max_len, attention_dropout)
+        self.n_items = n_items
+        self.max_len = max_len
+        self.mask_item = n_items + 1
+        self.item_embedding = Table(n_items + 2, d, padding_idx=PAD)
+        self.position_embedding = Table(max_len, d)
+        self.input_norm = nn.LayerNorm(d)
+        self.dropout = Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            PostNormBlock(BidirectionalAttention(d, n_heads, attention_dropout), d, dropout) for _ in range(n_blocks)
+        )
+        self.head = nn.Linear(d, d)
+        self.head_norm = nn.LayerNorm(d)
+        self.output_bias = nn.Parameter(torch.zeros(n_items + 1))
+        start_as_bert(self)
+
+    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        states_BND, real_BN = self._embed(items_BN), real_steps(items_BN)
+        for block in self.blocks:
+            states_BND = block(states_BND, real_BN)
+        return self._out(states_BND)
+
+    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        kept_BN = tail(items_BN, self.max_len - 1)
+        ends_B = lengths(kept_BN)
+        asked_BN = pad(kept_BN, (0, 1), value=PAD).scatter(1, ends_B[:, None], self.mask_item)
+        states_BND, real_BN = self._embed(asked_BN), real_steps(asked_BN)
+        for block in self.blocks[:-1]:
+            states_BND = block(states_BND, real_BN)
+        return self._out(cast(PostNormBlock, self.blocks[-1]).at_steps(states_BND, ends_B, real_BN))
+
+    def _embed(self, items_BN: Tensor) -> Tensor:
+        states_BND = self.item_embedding(items_BN) + self.position_embedding(positions(items_BN))
+        embedded_BND: Tensor = self.dropout(self.input_norm(states_BND))
+        return embedded_BND
+
+    def _out(self, states: Tensor) -> Tensor:
+        out: Tensor = self.head_norm(gelu(self.head(states)))
+        return out
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        return inner_products(states, self.item_embedding(items)) + self.output_bias[items]
+
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        scores: Tensor = states @ self.item_embedding(items_C).T + self.output_bias[items_C]
+        return scores
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        return states_BD @ self.item_embedding.weight[:-1].T + self.output_bias
+
+    def row_tables(self) -> list[Table]:
+        return [self.item_embedding]

@@ -1,0 +1,165 @@
+"""LightSANs: low-rank decomposed self-attention (Fan et al., SIGIR 2021)."""
+
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+
+from sairlib.batch import PAD, at_steps, last_steps, positions
+from sairlib.errors import UserError
+from sairlib.models.recommender import Recommender, inner_products
+from sairlib.nn.bidirectional import (
+    PostNormBlock,
+    attend,
+    check_sizes,
+    join_heads,
+    real_steps,
+    split_heads,
+    start_as_bert,
+)
+from sairlib.nn.dropout import Dropout
+from sairlib.nn.table import Table, rows
+
+SOFTMAX_DIMS = ("keys", "queries")
+
+
+@final
+class LightSANs(Recommender):
+    """s_i = h . E_i, h the last layer's state at the newest item; X^0 = Dropout(LayerNorm(E_x)), without positions.
+
+    A layer attends to k interests in place of N items, and to positions apart from items. With Q, K, V = X W + b:
+
+    - Items to interests: K~ = D^T K, D = softmax over the items of K Theta (N, k); V~ likewise, by its own Theta'.
+    - Interests to items: softmax(Q K~^T / sqrt(d / h)) V~.
+    - Positions: softmax((P W_q)(P W_k)^T / sqrt(d / h)) V, P one table for all layers, W_q and W_k each layer's own.
+
+    The sum of both goes through W_o, dropout, residual and LayerNorm, then through GELU(x W1 + b1) W2 + b2 of four
+    times the width, dropout, residual and LayerNorm.
+
+    ``k_interests``: k, of which the paper takes a tenth of the maximum length. ``softmax_dim``: what the last two
+    softmaxes run over. ``keys``, the paper's: a query's weights add up to 1. ``queries``: a key's do, over the steps of
+    the sequence; so it is in both public versions (the authors' and RecBole's), whose figures only it reproduces.
+
+    Every state sees the whole prefix through the interests, so only the newest may be trained (``objective=prefix``).
+    There is no causal reading: with D over the items up to t, every step would have k interests of its own, that is k
+    times the memory of the states, which is what the model is there to save. Over ``keys`` every mixture is an average:
+    a history of one item, however often repeated, is one history.
+
+    Deviations from the paper:
+
+    1. Padding takes part in no softmax and no sum; in the public versions it does, in all of them.
+    2. Positions count back from the newest item over right-padded sequences; the public versions count from the oldest.
+    3. P passes each layer's own LayerNorm before W_q and W_k, as in the public versions; the equations do not show it.
+       These divide P's products by sqrt(2) d / h in all; ours, like the items', by sqrt(d / h).
+    4. ``attention_dropout`` (default 0) falls on the interests' weights: 0.2 in the authors' run on ML-1M.
+    5. Initial weights are BERT's (see ``start_as_bert``) and N(0, 1) for Theta, as in the public versions but for
+       cutting the tails.
+    """
+
+    every_step = False
+
+    def __init__(
+        self,
+        n_items: int,
+        max_len: int,
+        d: int = 64,
+        n_blocks: int = 2,
+        n_heads: int = 2,
+        k_interests: int = 5,
+        dropout: float = 0.2,
+        attention_dropout: float = 0.0,
+        softmax_dim: str = "keys",
+    ) -> None:
+        super().__init__()
+        check_sizes(d, n_blocks, n_heads, max_len, attention_dropout)
+        self.n_items = n_items
+        self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
+        self.position_embedding = Table(max_len, d)
+        self.input_norm = nn.LayerNorm(d)
+        self.dropout = Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            PostNormBlock(LowRankAttention(d, n_heads, k_interests, attention_dropout, softmax_dim), d, dropout)
+            for _ in range(n_blocks)
+        )
+        start_as_bert(self)
+
+    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        states_BND = self.dropout(self.input_norm(self.item_embedding(items_BN)))
+        known = real_steps(items_BN), positions(items_BN), self.position_embedding.weight
+        for block in self.blocks[:-1]:
+            states_BND = block(states_BND, *known)
+        return cast(PostNormBlock, self.blocks[-1]).at_steps(states_BND, last_steps(items_BN), *known)
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        return inner_products(states, self.item_embedding(items))
+
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        scores: Tensor = states @ self.item_embedding(items_C).T
+        return scores
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        return states_BD @ self.item_embedding.weight.T
+
+    def row_tables(self) -> list[Table]:
+        return [self.item_embedding]
+
+
+class LowRankAttention(nn.Module):
+    """What a layer of LightSANs mixes: items by way of K interests, plus items by their positions (B, N, D)."""
+
+    def __init__(self, width: int, n_heads: int, k_interests: int, dropout: float, softmax_dim: str) -> None:
+        super().__init__()
+        if k_interests < 1:
+            raise UserError(f"k_interests must be at least 1, not {k_interests}")
+        if softmax_dim not in SOFTMAX_DIMS:
+            raise UserError(f"softmax_dim={softmax_dim!r}: choose one of {', '.join(SOFTMAX_DIMS)}")
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.over_queries = softmax_dim == "queries"
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.theta_DK = nn.Parameter(torch.randn(width, k_interests))
+        self.value_theta_DK = nn.Parameter(torch.randn(width, k_interests))
+        self.position_norm = nn.LayerNorm(width)
+        self.position_query_key = nn.Linear(width, 2 * width)
+
+    def forward(
+        self,
+        states_BND: Tensor,
+        real_BN: Tensor,
+        positions_BN: Tensor,
+        places_ND: Tensor,
+        *,
+        steps_B: Tensor | None = None,
+    ) -> Tensor:
+        query_BND, key_BND, value_BND = self.query_key_value(states_BND).chunk(3, -1)
+        key_BKD = _pool(key_BND, self.theta_DK, real_BN)
+        value_BKD = _pool(value_BND, self.value_theta_DK, real_BN)
+        # Each position is mapped once, not once for each row that it stands in.
+        mapped_N2D = self.position_query_key(self.position_norm(places_ND))
+        place_query_BND, place_key_BND = rows(mapped_N2D, positions_BN).chunk(2, -1)
+        dropout = self.dropout if self.training else 0.0
+        if self.over_queries:
+            value_BND = value_BND * real_BN[..., None]
+            mixed_BND = self._over_queries(query_BND, key_BKD, value_BKD, real_BN, dropout)
+            mixed_BND = mixed_BND + self._over_queries(place_query_BND, place_key_BND, value_BND, real_BN)
+            return mixed_BND if steps_B is None else at_steps(mixed_BND, steps_B)[:, None]
+        if steps_B is not None:
+            query_BND, place_query_BND = (at_steps(q, steps_B)[:, None] for q in (query_BND, place_query_BND))
+        mixed_BND = attend(query_BND, key_BKD, value_BKD, self.n_heads, None, dropout)
+        return mixed_BND + attend(place_query_BND, place_key_BND, value_BND, self.n_heads, real_BN)
+
+    def _over_queries(
+        self, query_BND: Tensor, key_BKD: Tensor, value_BKD: Tensor, real_BN: Tensor, dropout: float = 0.0
+    ) -> Tensor:
+        """``attend``, each key's weights over the real queries adding up to 1."""
+        query, key, value = (split_heads(part, self.n_heads) for part in (query_BND, key_BKD, value_BKD))
+        scores_BHNK = (query * query.shape[-1] ** -0.5) @ key.mT
+        weights_BHNK = scores_BHNK.masked_fill(~real_BN[:, None, :, None], -torch.inf).softmax(-2)
+        return join_heads(drop(weights_BHNK, dropout) @ value)
+
+
+def _pool(vectors_BND: Tensor, theta_DK: Tensor, real_BN: Tensor) -> Tensor:
+    """One vector for each interest (B, K, D): means of the real vectors, weighed by what they are to it."""
+    scores_BNK = (vectors_BND @ theta_DK).masked_fill(~real_BN[..., None], -torch.inf)
+    return scores_BNK.softmax(1).mT @ vectors_BND
