@@ -85,7 +85,7 @@ class NextItem(Objective):
     def __init__(self, loss: Loss, sampler: Sampler, steps_per_batch: float | None = None, n_targets: int = 1) -> None:
         super().__init__(loss, sampler)
         if n_targets < 1:
-            raise UserError(f"objective.n_targets={n_targets}: must be 1 or more")
+            raise UserError(f"n_targets={n_targets}: must be 1 or more")
         self.steps_per_batch = steps_per_batch
         self.n_targets = n_targets
         self.in_pieces = steps_per_batch is not None
@@ -95,7 +95,7 @@ class NextItem(Objective):
         if not model.every_step:
             raise UserError(
                 f"{type(model).__name__} sees the whole sequence: training every step would leak the target;"
-                " choose objective=prefix"
+                f" choose objective={'prefix' if model.mask_item is None else 'cloze'}"
             )
 
     def batch(
@@ -157,7 +157,7 @@ class Cloze(Objective):
         super().__init__(loss, sampler)
         for name, value in (("mask_share", mask_share), ("last_share", last_share)):
             if not 0 <= value <= 1:
-                raise UserError(f"objective.{name}={value}: must be between 0 and 1")
+                raise UserError(f"{name}={value}: must be between 0 and 1")
         self.mask_share = mask_share
         self.last_share = last_share
 

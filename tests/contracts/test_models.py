@@ -39,7 +39,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 UNTRAINED = {"poprec"}
 """Counts, and has nothing to train."""
-NO_MEMORY = UNTRAINED | {"bpr-mf", "fmc", "sine", "transrec"}
+NO_MEMORY = UNTRAINED | {"attrec", "attrec-inner", "bpr-mf", "fmc", "sine", "transrec"}
 """Knows too little of the past, or holds too little, to tell all prefixes of all users apart."""
 
 

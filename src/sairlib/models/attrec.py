@@ -1,0 +1,175 @@
+"""AttRec: next item recommendation with self-attentive metric learning (Zhang, Tay, Yao and Sun, 2018)."""
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from sairlib.batch import PAD, recent, tail
+from sairlib.errors import UserError
+from sairlib.models.recommender import Recommender, all_squared_distances, inner_products, squared_distances
+from sairlib.nn.dropout import Dropout
+from sairlib.nn.table import Table, UserTable
+
+MODES = ("distance", "inner")
+
+
+@final
+class AttRec(Recommender):
+    """y = w ||U_u - V_i||^2 + (1 - w) ||m - X_i||^2, a long-term and a short-term distance; the score is -y.
+
+    m comes from the last L = ``n_recent`` items X (L, d) up to the step:
+    Q = Dropout(ReLU((X + TE) W_Q)), K = Dropout(ReLU((X + TE) W_K)), Z = softmax(Q K^T / sqrt(d)) X with the diagonal
+    masked, and m the mean of the rows of Z. TE(t, 2i) = sin(t / 10000^(2i/d)) and TE(t, 2i + 1) the cosine of the same,
+    t = L - 1 at the newest; the values are the items as they are. V is a table of its own, apart from X. A state is
+    [U_u; m].
+
+    ``mode="distance"``: as written, the paper's. It is trained by ``loss=hinge`` with the paper's margin, and no row of
+    U, V and X is ever longer than 1: after each step those that are get scaled back.
+    ``mode="inner"``: s = w <U_u, V_i> + (1 - w) <m, X_i>, without that limit, which would hold all scores between -1
+    and 1; known from ports of the model, which train it by ``loss=bpr``.
+    ``w``: 0 leaves the long-term part out, 1 the short-term one; what is left out does not learn.
+    ``shared_projection=True``: W_K is W_Q, as in the authors' code; the paper has two.
+    ``l2``: adds l2 (||W_Q||^2 + ||W_K||^2) to the loss.
+    A user the model was not trained on is a UserError.
+
+    Deviations from the paper, and where it leaves a choice:
+
+    1. Early steps have fewer than L items: what is missing is attended by nothing and m is the mean over what is there.
+       Of a single item the masked diagonal leaves nothing; then m is that item. Without any, m is 0.
+    2. A masked diagonal gets no weight and the others' sum to 1. The authors' code zeroes it after the softmax, so that
+       m shrinks towards 0; a port multiplies it by 0 before, which masks nothing.
+    3. The paper searches ``w``; the defaults of ``w`` and ``dropout`` are those of the authors' code. That of ``l2`` is
+       theirs, 0.01 on half the squares against a sum over 1000 sequences, brought to our loss, a mean over steps.
+    4. Tables and projections start Xavier-uniform, as elsewhere here; the authors' code starts the tables about 0.001
+       from 0, where distances have next to no gradient.
+    5. The authors' public code is not the paper's model: its loss is that of a classifier on the distances, it has a
+       penalty on the tables instead of the limit, and its dropout is never switched on. We follow the paper.
+    """
+
+    every_step = True
+    uses_users = True
+    time_LD: Tensor
+
+    def __init__(
+        self,
+        n_items: int,
+        n_users: int,
+        d: int = 100,
+        n_recent: int = 5,
+        w: float = 0.2,
+        mode: str = "distance",
+        shared_projection: bool = False,
+        dropout: float = 0.3,
+        l2: float = 5e-6,
+    ) -> None:
+        super().__init__()
+        if d < 1:
+            raise UserError(f"d={d}: the width must be at least 1")
+        if n_recent < 3:
+            raise UserError(
+                f"n_recent={n_recent}: must be at least 3; an item attends to the others, and needs a choice of them"
+            )
+        if not 0 <= w <= 1:
+            raise UserError(f"w={w}: must be between 0 and 1")
+        if mode not in MODES:
+            raise UserError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
+        if not l2 >= 0:
+            raise UserError(f"l2={l2}: must be 0 or more")
+        self.n_items = n_items
+        self.inner = self.log_odds = mode == "inner"
+        self.w = w
+        self.l2 = l2
+        self.user_embedding = UserTable(n_users, d)  # U
+        self.long_embedding = Table(n_items + 1, d, padding_idx=PAD)  # V
+        self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)  # X
+        self.query = nn.Linear(d, d, bias=False)
+        self.key = None if shared_projection else nn.Linear(d, d, bias=False)
+        for layer in self._projections:
+            nn.init.xavier_uniform_(layer.weight)
+        self.dropout = Dropout(dropout)
+        self.register_buffer("time_LD", _time_signal(n_recent, d), persistent=False)
+
+    @property
+    def _projections(self) -> list[nn.Linear]:
+        return [self.query] if self.key is None else [self.query, self.key]
+
+    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        short_BND = self._short_term(self.item_embedding(items_BN), items_BN != PAD)
+        long_BND = self.user_embedding(users_B)[:, None].expand_as(short_BND)
+        return torch.cat([long_BND, short_BND], -1)
+
+    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        return super().encode_newest(tail(items_BN, len(self.time_LD)), users_B)
+
+    def _short_term(self, items_BND: Tensor, real_BN: Tensor) -> Tensor:
+        """m at every step (B, N, d)."""
+        L, d = self.time_LD.shape
+        real_BNL = recent(real_BN[..., None], L).squeeze(-1)
+        n_real_BN1 = real_BNL.sum(-1, keepdim=True)
+        query_BNLD, key_BNLD = self._windows(items_BND, self.query), self._windows(items_BND, self.key or self.query)
+        alone_BN11 = (n_real_BN1 == 1)[..., None]
+        other_LL = ~torch.eye(L, dtype=torch.bool, device=items_BND.device)
+        # Rows of padding may look at anything, for a softmax over nothing is NaN; they are left out after it.
+        seen_BNLL = ((other_LL | alone_BN11) & real_BNL[..., None, :]) | ~real_BNL[..., None]
+        scores_BNLL = query_BNLD @ key_BNLD.mT / math.sqrt(d)
+        weights_BNLL = scores_BNLL.masked_fill(~seen_BNLL, -torch.inf).softmax(-1) * real_BNL[..., None]
+        # The mean of the rows of A X is (the mean of the rows of A) X.
+        mean_BNL = weights_BNLL.sum(-2) / n_real_BN1.clamp_min(1)
+        return (mean_BNL[..., None] * recent(items_BND, L)).sum(-2)  # as a product of matrices this small: slower
+
+    def _windows(self, items_BND: Tensor, projection: nn.Linear) -> Tensor:
+        """Q or K of every step's window (B, N, L, d). (X + TE) W = X W + TE W: each item is multiplied once, not L
+        times."""
+        projected_BNLD = recent(projection(items_BND), len(self.time_LD)) + projection(self.time_LD)
+        dropped_BNLD: Tensor = self.dropout(relu(projected_BNLD))
+        return dropped_BNLD
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        long, short = states.chunk(2, -1)
+        long_vectors, short_vectors = self.long_embedding(items), self.item_embedding(items)
+        if self.inner:
+            return self._weigh(inner_products(long, long_vectors), inner_products(short, short_vectors))
+        return -self._weigh(squared_distances(long, long_vectors), squared_distances(short, short_vectors))
+
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        return self._score_matrix(states, self.long_embedding(items_C), self.item_embedding(items_C))
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        return self._score_matrix(states_BD, self.long_embedding.weight, self.item_embedding.weight)
+
+    def _score_matrix(self, states: Tensor, long_CD: Tensor, short_CD: Tensor) -> Tensor:
+        """Scores (..., C) of every state against the items of these rows of V and X."""
+        long_XD, short_XD = states.flatten(0, -2).chunk(2, -1)
+        if self.inner:
+            scores_XC = self._weigh(long_XD @ long_CD.T, short_XD @ short_CD.T)
+        else:
+            scores_XC = -self._weigh(all_squared_distances(long_XD, long_CD), all_squared_distances(short_XD, short_CD))
+        return scores_XC.view(*states.shape[:-1], len(long_CD))
+
+    def _weigh(self, long: Tensor, short: Tensor) -> Tensor:
+        return self.w * long + (1 - self.w) * short
+
+    def row_tables(self) -> list[Table]:
+        # Under a limit every row must be up to date before after_step looks at it.
+        return [self.user_embedding, self.long_embedding, self.item_embedding] if self.inner else []
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        if not self.inner:
+            for table in (self.user_embedding, self.long_embedding, self.item_embedding):
+                table.weight.renorm_(2, 0, 1.0)
+
+    def regularisers(self) -> dict[str, Tensor]:
+        if self.l2 == 0:
+            return {}
+        return {"l2": self.l2 * torch.stack([layer.weight.square().sum() for layer in self._projections]).sum()}
+
+
+def _time_signal(length: int, width: int) -> Tensor:
+    """TE (L, d)."""
+    rates_D = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles_LD = torch.arange(length)[:, None] * rates_D
+    return torch.stack([angles_LD.sin(), angles_LD.cos()], -1).flatten(1)[:, :width].float()
