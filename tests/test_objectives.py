@@ -48,6 +48,9 @@ class Bigram(Recommender):
     def score(self, states: Tensor, items: Tensor) -> Tensor:
         return states.gather(-1, items)
 
+    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
+        return states[..., items_C]
+
     def score_all(self, states_BD: Tensor) -> Tensor:
         return states_BD
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
 from sairlib.batch import PAD, lengths, positions, tail
-from sairlib.models.recommender import Recommender, inner_products
+from sairlib.models.recommender import Recommender
 from sairlib.nn.bidirectional import BidirectionalAttention, PostNormBlock, check_sizes, real_steps, start_as_bert
 from sairlib.nn.dropout import Dropout
 from sairlib.nn.table import Table
@@ -94,15 +94,10 @@ class BERT4Rec(Recommender):
         out: Tensor = self.head_norm(gelu(self.head(states)))
         return out
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        return inner_products(states, self.item_embedding(items)) + self.output_bias[items]
-
-    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
-        scores: Tensor = states @ self.item_embedding(items_C).T + self.output_bias[items_C]
-        return scores
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        return states_BD @ self.item_embedding.weight[:-1].T + self.output_bias
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if items is None:  # but the mask
+            return self.item_embedding.weight[:-1], self.output_bias
+        return self.item_embedding(items), self.output_bias[items]
 
     def row_tables(self) -> list[Table]:
         return [self.item_embedding]

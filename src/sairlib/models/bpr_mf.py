@@ -5,12 +5,12 @@ from typing import final
 from torch import Tensor, nn
 
 from sairlib.batch import PAD
-from sairlib.models.factors import InnerProduct, check_width
+from sairlib.models.recommender import Recommender
 from sairlib.nn.table import Table, UserTable
 
 
 @final
-class BPRMF(InnerProduct):
+class BPRMF(Recommender):
     """s(u, i) = <U_u, V_i>, learnt by BPR: -log sigmoid(s(u, i) - s(u, j)), i taken by u and j not (section 4.3.1).
 
     It knows users and no order: the state is U_u at every step, whatever the history. A user the model was not trained
@@ -31,7 +31,6 @@ class BPRMF(InnerProduct):
 
     def __init__(self, n_items: int, n_users: int, d: int = 50, item_bias: bool = False) -> None:
         super().__init__()
-        check_width(d)
         self.n_items = n_items
         self.item_bias = item_bias
         self.user_factors = UserTable(n_users, d)
@@ -44,3 +43,9 @@ class BPRMF(InnerProduct):
     def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         factors_BD: Tensor = self.user_factors(users_B)
         return nn.functional.pad(factors_BD, (0, 1), value=1.0) if self.item_bias else factors_BD
+
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.item_factors.of(items), None
+
+    def row_tables(self) -> list[Table]:
+        return [module for module in self.modules() if isinstance(module, Table)]

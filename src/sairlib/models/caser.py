@@ -8,7 +8,7 @@ from torch.nn.functional import max_pool1d, pad
 
 from sairlib.batch import PAD, newest, tail
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender, inner_products
+from sairlib.models.recommender import Recommender
 from sairlib.nn.dropout import Dropout
 from sairlib.nn.table import Table, UserTable
 
@@ -117,16 +117,8 @@ class Caser(Recommender):
             parts.append(torch.cat(found, 1).relu().transpose(1, 2))  # ReLU of a maximum: the maximum of the ReLUs
         return torch.cat(parts, -1)
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        bias: Tensor = self.output_bias(items).squeeze(-1)
-        return inner_products(states, self.output_embedding(items)) + bias
-
-    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
-        scores: Tensor = states @ self.output_embedding(items_C).T + self.output_bias(items_C).squeeze(-1)
-        return scores
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        return states_BD @ self.output_embedding.weight.T + self.output_bias.weight.squeeze(-1)
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.output_embedding.of(items), self.output_bias.of(items).squeeze(-1)
 
     def row_tables(self) -> list[Table]:
         tables = (self.item_embedding, self.user_embedding, self.output_embedding, self.output_bias)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from sairlib.batch import PAD, tail
-from sairlib.models.factors import InnerProduct, check_width
+from sairlib.models.recommender import Recommender
 from sairlib.nn.table import Table, UserTable
 
 
 @final
-class FPMC(InnerProduct):
+class FPMC(Recommender):
     """s(u, l, i) = <U_u, IU_i> + <L_l, IL_i>, l the newest item: what the user likes, and what follows l.
 
     The state is [U_u; L_l] and an item's vector [IU_i; IL_i], so all items are scored by one product of matrices.
@@ -31,7 +31,6 @@ class FPMC(InnerProduct):
 
     def __init__(self, n_items: int, n_users: int, d: int = 50, user_factors: bool = True) -> None:
         super().__init__()
-        check_width(d)
         self.n_items = n_items
         self.uses_users = user_factors
         self.user_factors = UserTable(n_users, d) if user_factors else None
@@ -46,3 +45,9 @@ class FPMC(InnerProduct):
 
     def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         return self.encode(tail(items_BN, 1), users_B)[:, 0]
+
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.item_factors.of(items), None
+
+    def row_tables(self) -> list[Table]:
+        return [module for module in self.modules() if isinstance(module, Table)]

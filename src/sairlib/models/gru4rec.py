@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sairlib.batch import PAD
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender, inner_products
+from sairlib.models.recommender import Recommender
 from sairlib.nn.dropout import Dropout
 from sairlib.nn.table import Table
 
@@ -92,16 +92,8 @@ class GRU4Rec(Recommender):
             states_BND = self.hidden_dropout(layer(states_BND)[0])
         return states_BND if self.dense is None else self.dense(states_BND)
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        bias: Tensor = self.output_bias(items).squeeze(-1)
-        return inner_products(states, self._table(items)) + bias
-
-    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
-        scores: Tensor = states @ self._table(items_C).T + self.output_bias(items_C).squeeze(-1)
-        return scores
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        return states_BD @ self._table.weight.T + self.output_bias.weight.squeeze(-1)
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self._table.of(items), self.output_bias.of(items).squeeze(-1)
 
     def row_tables(self) -> list[Table]:
         tables = (self.item_embedding, self.output_embedding, self.output_bias)

@@ -8,7 +8,7 @@ from torch.nn.functional import dropout as drop
 
 from sairlib.batch import PAD, at_steps, last_steps, positions
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender, inner_products
+from sairlib.models.recommender import Recommender
 from sairlib.nn.bidirectional import (
     PostNormBlock,
     attend,
@@ -91,15 +91,8 @@ class LightSANs(Recommender):
             states_BND = block(states_BND, *known)
         return cast(PostNormBlock, self.blocks[-1]).at_steps(states_BND, last_steps(items_BN), *known)
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        return inner_products(states, self.item_embedding(items))
-
-    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
-        scores: Tensor = states @ self.item_embedding(items_C).T
-        return scores
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        return states_BD @ self.item_embedding.weight.T
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.item_embedding.of(items), None
 
     def row_tables(self) -> list[Table]:
         return [self.item_embedding]

@@ -34,8 +34,5 @@ class PopRec(Recommender):
     def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         return self.counts_M.new_ones(len(items_BN), 1)
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        return states * self.counts_M[items]
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        return states_BD * self.counts_M
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return (self.counts_M if items is None else self.counts_M[items])[..., None], None

@@ -1,6 +1,6 @@
 """The one abstract class: what the objective, the evaluator and the trainer ask of every model."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 
 import torch
 from torch import Tensor, nn
@@ -31,20 +31,28 @@ class Recommender(nn.Module, ABC):
         """States (B, N, D) of right-padded sequences; what stands at padding is not looked at."""
         raise NotImplementedError(f"{type(self).__name__} gives one state for a whole sequence")
 
-    @abstractmethod
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What a state is multiplied with to score ``items``: vectors (*items.shape, D), and biases (*items.shape) if
+        the model has them; those of all items, (M + 1, D) and (M + 1), where ``items`` is None.
+
+        A model that scores otherwise has the three methods below of its own.
+        """
+        raise NotImplementedError(f"{type(self).__name__} says not how it scores")
+
     def score(self, states: Tensor, items: Tensor) -> Tensor:
         """Scores (..., C) of ``items`` (..., C) against ``states`` (..., D), higher is better."""
-
-    @abstractmethod
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        """Scores (B, M + 1) of every item; column 0 is PAD's and means nothing."""
+        vectors, bias = self.item_vectors(items)
+        return _add(inner_products(states, vectors), bias)
 
     def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
-        """Scores (..., C) of the same items against every state (..., D).
+        """Scores (..., C) of the same items against every state (..., D)."""
+        vectors_CD, bias_C = self.item_vectors(items_C)
+        return _add(states @ vectors_CD.T, bias_C)
 
-        A model that scores by inner products does it as one product of matrices.
-        """
-        return self.score(states, items_C.expand(*states.shape[:-1], -1))
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        """Scores (B, M + 1) of every item; column 0 is PAD's and means nothing."""
+        vectors_MD, bias_M = self.item_vectors(None)
+        return _add(states_BD @ vectors_MD.T, bias_M)
 
     def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         """The state (B, D) that predicts what comes after each sequence; finite for an empty one.
@@ -75,6 +83,10 @@ class Recommender(nn.Module, ABC):
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+
+def _add(scores: Tensor, bias: Tensor | None) -> Tensor:
+    return scores if bias is None else scores + bias
 
 
 def squared_distances(states: Tensor, vectors: Tensor) -> Tensor:

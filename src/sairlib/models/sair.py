@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sairlib.batch import at_steps, last_steps
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender, inner_products
+from sairlib.models.recommender import Recommender
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
 from sairlib.nn.item_encoder import POOLINGS, CategoryEmbedding, ItemEncoder
 from sairlib.nn.table import Table
@@ -136,26 +136,15 @@ class SAIR(Recommender):
         states_BND = self.encoder(items_BN)
         return states_BND, self.retrieval(states_BND, self.pool_LD)
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        return inner_products(states, self._vectors(items))
-
-    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
-        return states @ self._vectors(items_C).T
-
-    def _vectors(self, items: Tensor) -> Tensor:
-        vectors: Tensor = self.encoder.item_embedding(items)
-        if self.score_with_category and self.categories is not None:
-            vectors = vectors + self.categories(items)
-        return vectors
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        vectors = self.encoder.item_embedding.of(items)
+        if not self.score_with_category or self.categories is None:
+            return vectors, None
+        every = torch.arange(len(vectors), device=vectors.device) if items is None else items
+        return vectors + self.categories(every), None
 
     def row_tables(self) -> list[Table]:
         return [self.encoder.item_embedding]
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        table = self.encoder.item_embedding.weight
-        if self.score_with_category and self.categories is not None:
-            table = table + self.categories(torch.arange(len(table), device=table.device))
-        return states_BD @ table.T
 
     def regularisers(self) -> dict[str, Tensor]:
         return {"decov": self.decov_weight * decorrelation(self.pool_LD)}

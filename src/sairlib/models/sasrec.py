@@ -5,7 +5,7 @@ from typing import final
 from torch import Tensor
 
 from sairlib.batch import PAD
-from sairlib.models.recommender import Recommender, inner_products
+from sairlib.models.recommender import Recommender
 from sairlib.nn.item_encoder import ItemEncoder
 from sairlib.nn.table import Table, UserTable
 
@@ -87,15 +87,8 @@ class SASRec(Recommender):
         states_BD: Tensor = self.encoder.newest(items_BN)
         return states_BD if self.user_embedding is None else states_BD + self.user_embedding(users_B)
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        return inner_products(states, self._table(items))
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self._table.of(items), None
 
     def row_tables(self) -> list[Table]:
         return [t for t in (self.encoder.item_embedding, self.output_embedding, self.user_embedding) if t is not None]
-
-    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
-        scores: Tensor = states @ self._table(items_C).T
-        return scores
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        return states_BD @ self._table.weight.T

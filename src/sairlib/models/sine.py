@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from sairlib.batch import PAD, positions
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender, inner_products
+from sairlib.models.recommender import Recommender
 from sairlib.nn.interests import decorrelation
 from sairlib.nn.table import Table
 
@@ -146,15 +146,8 @@ class SINE(Recommender):
         logits_BNK: Tensor = (hidden_BNKD * self.w_k2).sum(-1)
         return logits_BNK
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        return inner_products(states, self.item_embedding(items))
-
-    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
-        scores: Tensor = states @ self.item_embedding(items_C).T
-        return scores
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        return states_BD @ self.item_embedding.weight.T
+    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.item_embedding.of(items), None
 
     def row_tables(self) -> list[Table]:
         return [self.item_embedding]

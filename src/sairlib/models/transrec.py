@@ -8,7 +8,6 @@ from torch.nn.functional import normalize
 
 from sairlib.batch import PAD, tail
 from sairlib.errors import UserError
-from sairlib.models.factors import check_width
 from sairlib.models.recommender import Recommender, all_squared_distances, squared_distances
 from sairlib.nn.table import Table, UserTable
 
@@ -37,7 +36,6 @@ class TransRec(Recommender):
 
     def __init__(self, n_items: int, n_users: int, d: int = 50, distance: str = "squared_l2") -> None:
         super().__init__()
-        check_width(d)
         if distance not in DISTANCES:
             raise UserError(f"distance={distance!r}: choose one of {', '.join(DISTANCES)}")
         self.n_items = n_items

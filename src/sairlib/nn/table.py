@@ -49,6 +49,11 @@ class Table(nn.Embedding):
     PAD's row, where there is one (``padding_idx``), starts at zero and gets no gradient.
     """
 
+    def __init__(self, n_rows: int, width: int, padding_idx: int | None = None) -> None:
+        if width < 1:
+            raise UserError(f"the width d must be at least 1, not {width}")
+        super().__init__(n_rows, width, padding_idx)
+
     def reset_parameters(self) -> None:
         super().reset_parameters()  # draws in vain, so that a seed gives the weights that it has always given
         nn.init.xavier_uniform_(self.weight)
@@ -56,6 +61,11 @@ class Table(nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         return rows(self.weight, ids, self.padding_idx, self.sparse)
+
+    def of(self, ids: Tensor | None) -> Tensor:
+        """The rows of ``ids`` (*ids.shape, D), or all of them where that is None."""
+        found: Tensor = self.weight if ids is None else self(ids)
+        return found
 
 
 class UserTable(Table):
