@@ -62,6 +62,8 @@ def train(config: DictConfig, directory: Path) -> float:
         _open_directory(config, directory, record)
         with closing(RunLog(directory, trainer.progress.epoch, trainer.progress.step)) as log:
             _introduce(config, split, evaluator, model, device, log)
+            if objective.full:
+                log.say("the loss is over all items: no negatives are drawn, training.n_negatives is without effect")
             trainer.fit(log, directory)
             _test(config, directory, record, split, trainer, log)
             return trainer.progress.best[training.monitor]
