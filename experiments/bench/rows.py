@@ -72,8 +72,9 @@ def recbole(bench: Bench) -> Answer:
 def target(bench: Bench, wanted: float = 0.585, longest: float = 5.0) -> Answer:
     """Seconds of training epochs alone until validation NDCG@10 (sampled-100) is ``wanted``, looked at every 5 epochs.
 
-    The two systems take turns by the epoch; RecTools is stopped when it has taken ``longest`` times as long as ours. Of RecBole a few batches are timed: the time of its first epoch, at whose
-    end it looks for the first time, follows from them, and is the least it could take.
+    The two systems take turns by the epoch; RecTools is stopped when it has taken ``longest`` times as long as ours. Of
+    RecBole a few batches are timed: the time of its first epoch, at whose end it looks for the first time, follows from
+    them, and is the least it could take.
     """
     data = bench.exchange(*ML_1M)
     ours = bench.ours(*ML_1M)
