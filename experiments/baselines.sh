@@ -15,4 +15,3 @@ train attrec-ml-1m training.epochs=20
 train caser-ml-1m training.epochs=20
 train gru4rec-ml-1m training.epochs=30
 train gru4rec-plus-ml-1m training.n_negatives=128 training.epochs=40
-train lightsans-ml-1m training.epochs=80 training.eval_every=10
