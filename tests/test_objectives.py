@@ -1,4 +1,4 @@
-"""The next-item objective: what counts, what is drawn, and whom it refuses."""
+"""The objectives: what counts, what is drawn, what is hidden, and whom they refuse."""
 
 from functools import partial
 from typing import final

@@ -1,4 +1,4 @@
-"""Leave-one-out: the last tests, the last but one validates; the hash changes iff what it stands for does."""
+"""Leave-one-out and chronological: who trains on what; the hash changes iff what it stands for does."""
 
 from collections.abc import Callable
 from pathlib import Path
