@@ -64,8 +64,9 @@ class Sampler:
         self.n = n
         self.unseen = unseen
         if kind != "uniform":
-            weights_M = counts_M.double() ** popularity if kind == "popular" else torch.ones_like(counts_M).double()
-            weights_M[(counts_M == 0) & (kind == "popular")] = 0  # 0 ^ 0 is 1
+            weights_M = torch.ones_like(counts_M, dtype=torch.float64)
+            if kind == "popular":
+                weights_M = counts_M.double() ** popularity * (counts_M > 0)  # 0 ^ 0 is 1
             weights_M[PAD] = 0
             self.cumulated_M = weights_M.cumsum(0) / weights_M.sum()
             self.log_expected_M = (n * weights_M / weights_M.sum()).log().float()
