@@ -109,17 +109,29 @@ def test_logq_makes_the_sample_s_sum_that_of_the_catalogue() -> None:
     assert sums.mean().item() == pytest.approx(catalogue.exp().sum().item(), rel=0.02)
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 10**6])
+@pytest.mark.parametrize("at_once", [1, 17, 10**6])
 def test_softmax_equals_loops_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(losses, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(losses, "SCORES_IN_CACHE", at_once)
     table = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
-    states = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
-    targets = torch.tensor([1, 8, PAD, 3, 3, 2])
-    found = losses.softmax(lambda x: x @ table.T, states, targets)
-    scores = (states @ table.T).tolist()
-    for row, target, value in zip(scores, targets.tolist(), found.tolist(), strict=True):
+    states = torch.randn(20, 3, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(1, 9, (20, 2))
+    targets[2] = PAD
+    sizes = []
+
+    def cost(states: Tensor, targets: Tensor) -> Tensor:
+        sizes.append(len(states))
+        return losses.softmax(states @ table.T, targets)
+
+    found = losses.in_parts(cost, 1, states, targets)
+    assert sizes == ([20] if at_once == 10**6 else [17, 3] if at_once == 17 else [8, 8, 4])
+    for row, pair, values in zip((states @ table.T).tolist(), targets.tolist(), found.tolist(), strict=True):
         whole = sum(math.exp(s) for s in row[1:])  # PAD is no item
-        assert value == pytest.approx(0.0 if target == PAD else -math.log(math.exp(row[target]) / whole), rel=1e-5)
-    found.sum().backward()
+        for target, value in zip(pair, values, strict=True):
+            assert target == PAD or value == pytest.approx(-math.log(math.exp(row[target]) / whole), rel=1e-5)
+    found.where(targets != PAD, 0.0).sum().backward()
+    in_parts = table.grad, states.grad
+    table.grad = states.grad = None
+    losses.softmax(states @ table.T, targets).where(targets != PAD, 0.0).sum().backward()
     assert table.grad is not None and states.grad is not None
+    torch.testing.assert_close(in_parts, (table.grad, states.grad))
     assert not table.grad[PAD].any() and not states.grad[2].any() and states.grad[0].any()

@@ -97,7 +97,7 @@ def test_the_loss_is_over_the_steps_that_count_and_their_real_negatives() -> Non
         torch.tensor([[1, 2], [6, 0]]),
         torch.tensor([[2, 3], [7, 0]])[..., None],
         torch.tensor([[[4, 5], [6, 4]], [[8, PAD], [8, 9]]])[:, :, None],
-        torch.zeros(()),
+        torch.zeros(2, 1, 1, 1),
     )
     table = model.table.weight.tolist()
     pairs = {1: (2, [4, 5]), 2: (3, [6, 4]), 6: (7, [8])}

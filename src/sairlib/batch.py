@@ -38,7 +38,8 @@ class Batch(NamedTuple):
 
     ``targets_BNS`` are the S items to be told at each step (S = 1: the next one), PAD where there is none; where the
     newest step alone is asked about, N is 1 in them. ``negatives`` are (B, N, S, C), each target's own, PAD where a
-    user has had everything; or (C), the same for all of the batch. ``log_expected``: see ``losses.py``.
+    user has had everything; or (C), the same for all of the batch. ``log_expected``, see ``losses.py``, is
+    (B, 1, 1, 1) or (C) likewise.
     """
 
     users_B: Tensor

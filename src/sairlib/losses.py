@@ -1,6 +1,6 @@
 """Losses: pure functions of scores, one number for each positive.
 
-All but ``softmax`` see the scores of a positive (column 0) and its negatives, ``scores`` (..., 1 + C), and say of each
+All but ``softmax``, which sees those of every item, get the scores of a positive (column 0) and its negatives, ``scores`` (..., 1 + C), and say of each
 positive what it costs (...). ``counts``, of the same shape, is True where a score counts: not for PAD, nor for a
 negative that is the positive itself. ``log_expected`` (broadcast to (..., C)) is the logarithm of how often a negative
 like this one is expected among the C that were drawn; only losses that stand in for the whole catalogue use it.
@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax, logsigmoid, softplus
+from torch.nn.functional import log_softmax, logsigmoid, softplus
 from torch.utils.checkpoint import checkpoint
 
-from sairlib.batch import PAD
-
-SCORES_AT_ONCE = 2**23
-"""Scores of ``softmax`` held at once: 32 MB in fp32, whatever the number of steps and items."""
+SCORES_IN_CACHE = 2**20
+"""Scores that ``in_parts`` computes at once on CPU: 4 MB in fp32 (with eight times as many, it takes 1.3 times as long)."""
+SCORES_AT_ONCE = 2**25
+"""The same elsewhere: 128 MB."""
 
 
 def bce(scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
@@ -67,23 +67,25 @@ def sampled_softmax(scores: Tensor, counts: Tensor, log_expected: Tensor, logq: 
     return torch.logsumexp(torch.cat([scores[..., :1], negatives], -1), -1) - scores[..., 0]
 
 
-def softmax(score_all: Callable[[Tensor], Tensor], states_XD: Tensor, targets_X: Tensor) -> Tensor:
-    """-log of the target's softmax among all items (X); 0 where the target is PAD.
+def softmax(scores_XM: Tensor, targets: Tensor) -> Tensor:
+    """-log of a target's softmax among all items, from scores (X, M + 1), of which column PAD means nothing.
 
-    ``score_all`` gives scores (X, M + 1), of which column PAD means nothing. Never more than ``SCORES_AT_ONCE`` are
-    held: each part is computed again on the way back, a third more products for memory that no catalogue fills.
+    For targets (X, S), as many numbers; for PAD among them, anything.
     """
+    log_chances_XM = log_softmax(scores_XM[:, 1:].float(), -1)
+    return -log_chances_XM.gather(1, (targets - 1).clamp_min(0))
 
-    def part(states: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(score_all(states)[:, 1:].float(), targets - 1, ignore_index=PAD - 1, reduction="none")
 
-    at_once = max(1, SCORES_AT_ONCE // max(1, score_all(states_XD[:1]).shape[1]))
-    return torch.cat(
-        [
-            checkpoint(part, states, targets, use_reentrant=False, preserve_rng_state=False)
-            for states, targets in zip(states_XD.split(at_once), targets_X.split(at_once), strict=True)
-        ]
-    )
+def in_parts(cost: Callable[..., Tensor], scores_per_row: int, *rows: Tensor) -> Tensor:
+    """``cost(*rows)``, a row of numbers for each of the X rows of the arguments, by parts of few enough scores.
+
+    Each part is computed again on the way back, so what is held depends on neither the steps nor the items.
+    """
+    at_once = max(8, (SCORES_IN_CACHE if rows[0].device.type == "cpu" else SCORES_AT_ONCE) // scores_per_row)
+    if len(rows[0]) <= at_once:
+        return cost(*rows)
+    parts = zip(*(each.split(at_once) for each in rows), strict=True)
+    return torch.cat([checkpoint(cost, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
 def _sum(each: Tensor, counts: Tensor) -> Tensor:

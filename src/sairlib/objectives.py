@@ -56,18 +56,30 @@ class Objective(ABC):
 
     def _each(self, model: Recommender, states: Tensor, batch: Batch, targets: Tensor) -> Tensor:
         """What each of the targets (..., S) costs, seen from its state (..., D); 0 where it is PAD."""
+        rows, scores_per_row = [states.flatten(0, -2), targets.flatten(0, -2)], model.n_items + 1
+        if not self.full:
+            scores_per_row = targets.shape[-1] * (1 + batch.negatives.shape[-1])
+            if batch.negatives.dim() > 1:
+                log_expected = batch.log_expected.expand(*targets.shape, -1)
+                rows += [batch.negatives.flatten(0, -3), log_expected.flatten(0, -3)]
+        each = losses.in_parts(partial(self._cost, model, batch), scores_per_row, *rows)
+        return each.view(targets.shape).where(targets != PAD, 0.0)
+
+    def _cost(self, model: Recommender, batch: Batch, states_XD: Tensor, targets_XS: Tensor, *own: Tensor) -> Tensor:
+        """The same (X, S) of some rows, with the negatives (X, S, C) that are their ``own``; where PAD, anything."""
         if self.full:
-            states_XD = states[..., None, :].expand(*targets.shape, -1).reshape(targets.numel(), -1)
-            return self.loss_function(model.score_all, states_XD, targets.reshape(-1)).view(targets.shape)
-        if batch.negatives.dim() == 1:
-            positive, negative = model.score(states, targets), model.score_shared(states, batch.negatives)
-            scores = torch.cat([positive[..., None], negative[..., None, :].expand(*targets.shape, -1)], -1)
-            counts = torch.cat([(targets != PAD)[..., None], targets[..., None] != batch.negatives], -1)
-        else:
-            candidates = torch.cat([targets[..., None], batch.negatives], -1)
-            scores = model.score(states, candidates.flatten(-2)).view(candidates.shape)
+            return self.loss_function(model.score_all(states_XD), targets_XS)
+        if own:
+            negatives, log_expected = own
+            candidates = torch.cat([targets_XS[..., None], negatives], -1)
+            scores = model.score(states_XD, candidates.flatten(1)).view(candidates.shape)
             counts = candidates != PAD
-        return self.loss_function(scores.float(), counts, batch.log_expected).where(counts[..., 0], 0.0)
+        else:
+            negatives, log_expected = batch.negatives, batch.log_expected
+            positive, negative = model.score(states_XD, targets_XS), model.score_shared(states_XD, negatives)
+            scores = torch.cat([positive[..., None], negative[:, None].expand(*targets_XS.shape, -1)], -1)
+            counts = torch.cat([(targets_XS != PAD)[..., None], targets_XS[..., None] != negatives], -1)
+        return self.loss_function(scores.float(), counts, log_expected)
 
     def _parts(self, total: Tensor, model: Recommender, share: float) -> dict[str, Tensor]:
         return {self.name: total, **{name: share * value for name, value in model.regularisers().items()}}
