@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import generate
-from harness import Answer, Bench, System, alternate, median, worktree
+from harness import HERE, Answer, Bench, System, alternate, median, worktree
 
 ML_1M = ("dataset=ml-1m-sasrec", "model=sasrec", "training=sasrec-paper", "max_len=200", "model.d=64")
 GAMES = ("dataset=amazon-games", "model=sasrec", "training=sasrec-paper", "max_len=50", "model.d=64")
@@ -57,6 +57,33 @@ def sair(bench: Bench) -> Answer:
     found = alternate(systems, "epoch", bench.rounds)
     close(*systems)
     return {"reach": "<= 1.5 x SASRec", "seconds": spread(found), "ratio": ratio(found, "sair", "sasrec")}
+
+
+def models(bench: Bench) -> Answer:
+    """Every other model by its preset for ML-1M (batch, loss and negatives are its own) beside SASRec by its own:
+    seconds an epoch, from a tenth of one; seconds to rank all users; the process's peak memory."""
+    presets = sorted(path.stem for path in (HERE.parents[1] / "conf" / "experiment").glob("*-ml-1m.yaml"))
+    sasrec = bench.ours("experiment=sasrec-ml-1m")
+    sasrec.name = "sasrec-ml-1m"
+    found: dict[str, Answer] = {}
+    for preset in presets:
+        if preset in (sasrec.name, "poprec-ml-1m"):  # nothing to train in the latter
+            continue
+        system = bench.ours(f"experiment={preset}")
+        system.name = preset
+        print(f"  {preset}")
+        epochs = alternate([sasrec, system], "tenth", bench.rounds)
+        ranked = alternate([sasrec, system], "evaluate", 2)
+        close(system)
+        found[preset] = {
+            "epoch": round(median(epochs[preset], "epoch_seconds"), 1),
+            "of sasrec's": ratio(epochs, preset, sasrec.name, "epoch_seconds"),
+            "rank": round(median(ranked[preset]), 2),
+            "rank, of sasrec's": ratio(ranked, preset, sasrec.name),
+            "peak_gb": round(ranked[preset][-1]["peak_bytes"] / 1e9, 2),
+        }
+    close(sasrec)
+    return {"reach": "none", "systems": found}
 
 
 def recbole(bench: Bench) -> Answer:
@@ -220,16 +247,17 @@ def spread(found: dict[str, list[Answer]]) -> dict[str, list[float]]:
     return {name: summary([answer["seconds"] for answer in answers]) for name, answers in found.items()}
 
 
-def ratio(found: dict[str, list[Answer]], above: str, below: str) -> list[float]:
+def ratio(found: dict[str, list[Answer]], above: str, below: str, key: str = "seconds") -> list[float]:
     """Of the times in the same round: median, lowest, highest."""
     pairs = zip(found[above], found[below], strict=True)
-    return [round(value, 2) for value in summary([a["seconds"] / b["seconds"] for a, b in pairs])]
+    return [round(value, 2) for value in summary([a[key] / b[key] for a, b in pairs])]
 
 
 ROWS: dict[str, Callable[[Bench], Answer]] = {
     "epoch-ml-1m": partial(epochs, overrides=ML_1M, n=200, reach=4),
     "epoch-games": partial(epochs, overrides=GAMES, n=50, reach=10),
     "sair": sair,
+    "models": models,
     "evaluation": evaluation,
     "recbole": recbole,
     "target": target,
@@ -254,12 +282,23 @@ def markdown(results: Answer) -> str:
         row = ROWS[name]
         told = (row.func if isinstance(row, partial) else row).__doc__ or ""
         parts.append(f"## {name}\n\n{' '.join(told.split())}\n")
+        table = found.pop("systems") if _is_table(found.get("systems")) else None
         parts += [f"* {key.replace('_', ' ')}: {_plain(value)}" for key, value in found.items()]
         git = host["git"] or {"commit": "unknown", "dirty": False}
         where = f"{host['machine']['cpu']}, {host['threads']} threads, torch {host['versions']['torch']}"
         commit = git["commit"][:7] + (" with changes" if git["dirty"] else "")
         parts.append(f"* {host['date']}, commit {commit}, {where}, load before {host['load_before']:.1f}\n")
+        if table:
+            columns = list(next(iter(table.values())))
+            parts.append(f"| | {' | '.join(columns).replace('_', ' ')} |\n|{'---|' * (1 + len(columns))}")
+            parts += [f"| {key} | {' | '.join(_plain(row[c]) for c in columns)} |" for key, row in table.items()]
+            parts[-1] += "\n"
     return "\n".join(parts) + "\n"
+
+
+def _is_table(value: Any) -> bool:
+    rows = [list(row) for row in value.values() if isinstance(row, dict)] if isinstance(value, dict) else []
+    return len(rows) > 1 and len(rows) == len(value) and all(row == rows[0] for row in rows)
 
 
 def _plain(value: Any) -> str:

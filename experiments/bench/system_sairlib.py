@@ -1,6 +1,7 @@
 """sairlib under test. Settings: ``overrides`` (of the train command), ``threads``; optional: ``only`` = split,
 ``batches`` of a short epoch, ``eval_users`` to evaluate on at most."""
 
+import math
 import time
 from contextlib import closing
 from functools import partial
@@ -108,6 +109,13 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
             seconds = time.perf_counter() - start
         return {"seconds": seconds, **log.speed}
 
+    def tenth() -> Answer:
+        """A tenth of an epoch, and what a whole one would take."""
+        whole = math.ceil(len(store.train_rows) / trainer.settings.batch_size)
+        batches = math.ceil(whole / 10)
+        answer = epoch(batches)
+        return {**answer, "epoch_seconds": answer["seconds"] * whole / batches}
+
     def evaluate() -> Answer:
         start = time.perf_counter()
         ranks = trainer.evaluator.rank(trainer.model, Part.VALIDATION)
@@ -148,6 +156,7 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
     return {
         "epoch": epoch,
         "shares": shares,
+        "tenth": tenth,
         "few": partial(epoch, asked.get("batches", 30)),
         "evaluate": evaluate,
         "matmul": matmul,

@@ -1,10 +1,10 @@
 """Losses: pure functions of scores, one number for each positive.
 
-All but ``softmax``, which sees those of every item, get the scores of a positive (column 0) and its negatives, ``scores`` (..., 1 + C), and say of each
-positive what it costs (...). ``counts``, of the same shape, is True where a score counts: not for PAD, nor for a
-negative that is the positive itself. ``log_expected`` (broadcast to (..., C)) is the logarithm of how often a negative
-like this one is expected among the C that were drawn; only losses that stand in for the whole catalogue use it.
-What a positive that does not count costs means nothing; whoever adds up leaves it out.
+``softmax`` sees the scores of every item. All others see those of a positive (column 0) and its negatives, ``scores``
+(..., 1 + C), and say of each positive what it costs (...). ``counts``, of the same shape, is True where a score counts:
+not for PAD, nor for a negative that is the positive itself. ``log_expected`` (broadcast to (..., C)) is the logarithm
+of how often a negative like this one is expected among the C that were drawn; only losses that stand in for the whole
+catalogue use it. What a positive that does not count costs means nothing; whoever adds up leaves it out.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch.nn.functional import log_softmax, logsigmoid, softplus
 from torch.utils.checkpoint import checkpoint
 
 SCORES_IN_CACHE = 2**20
-"""Scores that ``in_parts`` computes at once on CPU: 4 MB in fp32 (with eight times as many, it takes 1.3 times as long)."""
+"""Scores that ``in_parts`` computes at once on CPU: 4 MB in fp32 (eight times as many take 1.3 times as long)."""
 SCORES_AT_ONCE = 2**25
 """The same elsewhere: 128 MB."""
 

@@ -24,7 +24,7 @@ from sairlib.row_adam import RowAdam, follows
 from sairlib.runlog import RunLog
 
 SCHEDULES = ("constant", "linear", "cosine")
-OPTIMIZERS = ("adam", "adagrad")
+OPTIMIZERS = ("adam", "adamw", "adagrad")
 PRECISIONS = ("fp32", "bf16")
 FLUSH = 20
 """Steps between looks at the loss: on a GPU each look waits for the device."""
@@ -44,7 +44,8 @@ class TrainingSettings:
     n_negatives, negatives, popularity: how many are drawn anew in every step, and from what: ``uniform``, each target
     its own outside the user's training history; ``shared``, the same for the whole batch; ``popular``, shared and drawn
     in proportion to (training count) ^ ``popularity``, which the others do not use. A loss over all items draws none.
-    optimizer: ``adam``, or ``adagrad`` (which uses no betas). lr, betas, weight_decay: its own.
+    optimizer: ``adam``, ``adamw`` or ``adagrad`` (which uses no betas). lr, betas, weight_decay: its own. The decay is
+    L2 in the gradient, as most of the papers use it; ``adamw``'s is apart from it, lr x weight_decay of every weight.
     schedule: ``constant``, or ``linear`` / ``cosine`` down to 0 at the last epoch, after ``warmup_steps`` up from 0.
     grad_clip: largest gradient norm, 0 for no limit.
     patience: stop after so many epochs without a better validation figure ``monitor`` (ranking/metric); 0 never stops.
@@ -164,13 +165,13 @@ class Trainer:
         tables = self._tables_by_rows()
         self.by_rows = RowAdam(tables, settings.lr, settings.betas) if tables else None
         whole = [p for p in model.parameters() if not any(p is table.weight for table in tables)]
-        # weight decay as L2 in the gradient, as the papers use it.
         common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
         self.optimizers: list[torch.optim.Optimizer] = [self.by_rows] if self.by_rows else []
-        if whole and settings.optimizer == "adam":
-            self.optimizers.insert(0, torch.optim.Adam(whole, betas=settings.betas, fused=True, **common))
-        elif whole:
+        if whole and settings.optimizer == "adagrad":
             self.optimizers.insert(0, torch.optim.Adagrad(whole, **common))
+        elif whole:
+            kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+            self.optimizers.insert(0, kind(whole, betas=settings.betas, fused=True, **common))
         self.loss = torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss
         self.steps_per_epoch = math.ceil(len(store.train_rows) / settings.batch_size)
 
@@ -183,7 +184,7 @@ class Trainer:
         looked_up = self.store.steps_per_batch(settings.batch_size) * (2 + settings.n_negatives)
         if self.store.device.type != "cpu" or settings.compile or settings.weight_decay or settings.grad_clip:
             return []
-        if self.objective.full or settings.optimizer != "adam" or not follows(settings.betas):
+        if self.objective.full or settings.optimizer == "adagrad" or not follows(settings.betas):
             return []
         tables = self.model.row_tables()
         return [table for table in tables if len(table.weight) > RARELY * looked_up]

@@ -36,8 +36,8 @@ class BERT4Rec(Recommender):
        drops out the sublayers' outputs alone, and without it the fast kernels serve.
     4. The authors mask ten copies of each sequence once and add windows of long ones; ours are masked anew in every
        epoch, and only the newest ``max_len`` items are shown.
-    5. Weight decay of 0.01 applied apart from the gradient (AdamW) is not what ``training.weight_decay`` does: leave
-       that 0.
+    5. The authors' weight decay of 0.01, apart from the gradient, spares biases and LayerNorms;
+       ``training.optimizer=adamw training.weight_decay=0.01`` spares nothing.
     """
 
     every_step = False

@@ -1,0 +1,82 @@
+"""A small data set that can be learned whole, and a trainer on it, for the tests of training."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from asked import next_item
+from torch import Tensor
+
+from sairlib.batch import PAD
+from sairlib.data.dataset import Dataset
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import leave_one_out
+from sairlib.evaluator import EvaluationSettings, Evaluator
+from sairlib.models.sair import SAIR
+from sairlib.models.sasrec import SASRec
+from sairlib.runlog import RunLog
+from sairlib.trainer import Trainer, TrainingSettings
+
+M = 30
+IDENTITY = {"model": "SASRec", "data and split": "ring"}
+
+
+def dataset() -> Dataset:
+    """40 people who walk round a ring of 30 items, each from a place and with a stride of his own."""
+    sequences = [(5 * user + (1 + user % 3) * np.arange(6 + user % 9)) % M + 1 for user in range(40)]
+    offsets = np.cumsum([0, *map(len, sequences)])
+    categories = np.full((M + 1, 0), PAD, np.int64)
+    return Dataset(np.concatenate(sequences), offsets, np.arange(40), np.arange(1, M + 1), categories, ())
+
+
+def trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings: Any) -> Trainer:
+    split = leave_one_out(dataset())
+    store = SequenceStore(split, 8, torch.device("cpu"))
+    evaluator = Evaluator(split, store, EvaluationSettings(ks=(10,), n_candidates=10, full=False))
+    torch.manual_seed(seed)
+    model: SASRec | SAIR = SASRec(M, 40, 8, d=8, n_blocks=1, dropout=dropout)
+    if sair:
+        model = SAIR(M, 8, torch.full((M + 1, 0), PAD), 0, n_interests=4, top_k=2, d=8, n_blocks=1, dropout=dropout)
+    chosen = TrainingSettings(**{"epochs": 3, "batch_size": 16, "lr": 0.01, **settings})
+    return Trainer(model, next_item(store, chosen.n_negatives), store, evaluator, chosen, seed, IDENTITY)
+
+
+def fit(made: Trainer, directory: Path) -> list[dict[str, Any]]:
+    """Train; the records, without the times."""
+    directory.mkdir(exist_ok=True)
+    log = RunLog(directory, made.progress.epoch, made.progress.step)
+    try:
+        made.fit(log, directory)
+    finally:
+        log.close()
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def losses(records: list[dict[str, Any]]) -> list[float]:
+    return [record["train"]["loss"] for record in records if "train" in record]
+
+
+def tensors(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a nested state."""
+    if isinstance(state, dict):
+        for key in state:
+            yield from tensors(state[key], f"{name}.{key}")
+    elif isinstance(state, list | tuple):
+        for i, value in enumerate(state):
+            yield from tensors(value, f"{name}.{i}")
+    else:
+        yield name, state
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    first, second = dict(tensors(one)), dict(tensors(other))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, Tensor):
+            assert torch.equal(value, second[name]), name
+        elif not name.endswith(".seconds"):
+            assert value == second[name], name
