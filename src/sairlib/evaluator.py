@@ -167,7 +167,7 @@ class Evaluator:
             real_BC = self._drawn_UC[rows_B] != PAD
             if all_BM is None:
                 _require_finite(sampled_BC.where(real_BC, 0.0), target_B1, model, batch.users_B)
-            counts["sampled"][:, rows_B] = _better_and_tied(sampled_BC, target_B1, real_BC)
+            counts["sampled"][:, rows_B] = _better_and_tied(sampled_BC.where(real_BC, -torch.inf), target_B1)
         if all_BM is not None:
             all_BM[:, PAD] = -torch.inf
             all_BM.scatter_(1, targets_B1, -torch.inf)
@@ -178,11 +178,12 @@ class Evaluator:
                 counts["full"][:, rows_B] = _better_and_tied(all_BM, target_B1)
 
 
-def _better_and_tied(scores_BC: Tensor, target_B1: Tensor, real_BC: Tensor | None = None) -> Tensor:
-    better, tied = scores_BC > target_B1, scores_BC == target_B1
-    if real_BC is not None:
-        better, tied = better & real_BC, tied & real_BC
-    return torch.stack([better.sum(1), tied.sum(1)])
+def _better_and_tied(scores_BC: Tensor, target_B1: Tensor) -> Tensor:
+    # Ones are added up as floats, which is exact below 2^24 items and on CPU takes a fifth of the time of booleans.
+    ones_BC = torch.empty_like(scores_BC)
+    better_B = torch.gt(scores_BC, target_B1, out=ones_BC).sum(1)
+    at_least_B = torch.ge(scores_BC, target_B1, out=ones_BC).sum(1)
+    return torch.stack([better_B, at_least_B - better_B]).long()
 
 
 def _take(batch: EvalBatch, rows: Tensor) -> EvalBatch:

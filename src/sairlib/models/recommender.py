@@ -4,6 +4,7 @@ from abc import ABC
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from sairlib.batch import newest
 from sairlib.nn.table import Table
@@ -42,17 +43,16 @@ class Recommender(nn.Module, ABC):
     def score(self, states: Tensor, items: Tensor) -> Tensor:
         """Scores (..., C) of ``items`` (..., C) against ``states`` (..., D), higher is better."""
         vectors, bias = self.item_vectors(items)
-        return _add(inner_products(states, vectors), bias)
+        scores = inner_products(states, vectors)
+        return scores if bias is None else scores + bias
 
     def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
         """Scores (..., C) of the same items against every state (..., D)."""
-        vectors_CD, bias_C = self.item_vectors(items_C)
-        return _add(states @ vectors_CD.T, bias_C)
+        return linear(states, *self.item_vectors(items_C))
 
     def score_all(self, states_BD: Tensor) -> Tensor:
         """Scores (B, M + 1) of every item; column 0 is PAD's and means nothing."""
-        vectors_MD, bias_M = self.item_vectors(None)
-        return _add(states_BD @ vectors_MD.T, bias_M)
+        return linear(states_BD, *self.item_vectors(None))
 
     def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
         """The state (B, D) that predicts what comes after each sequence; finite for an empty one.
@@ -83,10 +83,6 @@ class Recommender(nn.Module, ABC):
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
-
-
-def _add(scores: Tensor, bias: Tensor | None) -> Tensor:
-    return scores if bias is None else scores + bias
 
 
 def squared_distances(states: Tensor, vectors: Tensor) -> Tensor:
