@@ -1,26 +1,31 @@
-"""Small made-up histories and random weights, for models whose equations are a line or two."""
+"""Small made-up histories, random weights, and what is asked of every model's scores."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sairlib.models.recommender import Recommender
 from sairlib.nn.table import Table
 
 M, USERS, MAX_LEN, D = 11, 6, 6, 4
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11], [8, 2, 8], [1, 2, 3, 4]]
 
 
-def padded() -> Tensor:
-    return torch.tensor([row + [0] * (MAX_LEN - len(row)) for row in HISTORIES])
+def padded(rows: list[list[int]] = HISTORIES, width: int = MAX_LEN) -> Tensor:
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
 
-def randomised(model: nn.Module) -> None:
-    """Into eval mode and double precision; all weights random but PAD's: nothing hides behind a 0."""
+def randomised(model: nn.Module, scale: float = 1.0) -> None:
+    """Into eval mode and double precision; all weights random but PAD's: nothing hides behind a 0, nor a gain of 1."""
     model.double().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(scale * noise + (1 if name.endswith("norm.weight") else 0))
         for module in model.modules():
             if isinstance(module, Table) and module.padding_idx is not None:
                 module.weight[module.padding_idx] = 0
@@ -28,3 +33,28 @@ def randomised(model: nn.Module) -> None:
 
 def arrays(model: nn.Module) -> dict[str, NDArray]:
     return {key: value.numpy() for key, value in model.state_dict().items()}
+
+
+def assert_scores_are(model: Recommender, plain: Callable[[int, int, int], float], tolerance: float = 1e-12) -> None:
+    """What ``plain`` says of (user, last item, item) is what is scored at every step; all at once, to ``tolerance``."""
+    with torch.no_grad():
+        states_BND = model.encode(padded(), torch.arange(USERS))
+        found_BNM = model.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
+        shared_BNM = model.score_shared(states_BND, torch.arange(M + 1))
+        newest_BM = model.score_all(model.encode_newest(padded(), torch.arange(USERS)))
+    for user, row in enumerate(HISTORIES):
+        for step, last in enumerate(row):
+            wanted = [plain(user, last, item) for item in range(1, M + 1)]
+            np.testing.assert_allclose(found_BNM[user, step, 1:], wanted, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(shared_BNM[user, step, 1:], wanted, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(newest_BM[user, 1:], wanted, rtol=tolerance, atol=tolerance)
+
+
+def assert_scores_agree(model: Recommender, items_BN: Tensor) -> None:
+    """``score`` and ``score_shared`` say at every step what ``score_all`` says."""
+    states_BND = model.encode(items_BN, torch.arange(len(items_BN)))
+    items_BNC = torch.randint(1, model.n_items + 1, (*items_BN.shape, 5))
+    all_BNM = model.score_all(states_BND.flatten(0, 1)).view(*items_BN.shape, -1)
+    torch.testing.assert_close(model.score(states_BND, items_BNC), all_BNM.gather(-1, items_BNC))
+    items_C = torch.tensor([3, 1, 3])
+    torch.testing.assert_close(model.score_shared(states_BND, items_C), all_BNM[..., items_C])

@@ -5,6 +5,7 @@ state_dict as float64 arrays, ``items`` one user's history, oldest first, withou
 called wherever dropout falls: a test puts the same function in place of both, and so sees where it stands.
 """
 
+from math import erf
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ def layer_norm(x: Vector, weights: Weights, name: str) -> Vector:
     mean = sum(x) / len(x)
     variance = sum((value - mean) ** 2 for value in x) / len(x)
     return (x - mean) / np.sqrt(variance + 1e-5) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def gelu(x: Vector) -> Vector:
+    return np.array([value * 0.5 * (1 + erf(value / 2**0.5)) for value in x])
 
 
 def linear(x: Vector, weights: Weights, name: str) -> Vector:

@@ -1,13 +1,14 @@
 """BERT4Rec against the plain reading of its equations, and what it may know of an item that is hidden."""
 
-from math import erf
 from typing import Any
 
+import drawn
 import numpy as np
 import pytest
 import torch
 from asked import sampler
-from plain import Vector, Weights, layer_norm, linear, nothing, softmax
+from drawn import padded
+from plain import Vector, Weights, gelu, layer_norm, linear, nothing, softmax
 from torch import Tensor
 
 from sairlib.data.dataset import Dataset
@@ -28,19 +29,9 @@ MASKED = [[3, MASK, 4, 1, 5, MASK], [MASK], [2, 6, 5, 3, MASK], [MASK, 11], [8, 
 
 
 def made(**options: Any) -> BERT4Rec:
-    """In eval mode and double precision, all weights but PAD's random: initial biases are 0 and gains 1."""
-    model = BERT4Rec(M, MAX_LEN, **{**BASE, **options}).double().eval()
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            generator = torch.Generator().manual_seed(sum(map(ord, key)))
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.copy_(0.5 * noise + (1 if key.endswith("norm.weight") else 0))
-        model.item_embedding.weight[0] = 0
+    model = BERT4Rec(M, MAX_LEN, **{**BASE, **options})
+    drawn.randomised(model, scale=0.5)
     return model
-
-
-def padded(rows: list[list[int]], width: int = MAX_LEN) -> Tensor:
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
 
 def users(items_BN: Tensor) -> Tensor:
@@ -48,10 +39,6 @@ def users(items_BN: Tensor) -> Tensor:
 
 
 # The plain reading: one user, one step and one head at a time.
-
-
-def gelu(x: Vector) -> Vector:
-    return np.array([value * 0.5 * (1 + erf(value / 2**0.5)) for value in x])
 
 
 def attention(xs: list[Vector], weights: Weights, name: str, n_heads: int) -> list[Vector]:

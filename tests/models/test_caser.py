@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import drawn
 import numpy as np
 import pytest
 import torch
+from drawn import arrays, assert_scores_agree, randomised
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,30 +28,20 @@ VARIANTS: list[dict[str, Any]] = [
     {"n_h": 0},
     {"n_v": 0},
     {"user_embedding": False},
-    {"user_embedding": False, "n_v": 0, "L": 1, "d": 1},
+    {"user_embedding": False, "n_v": 0, "L": 1, "d": 5},
 ]
 
 Array = NDArray[np.float64]
 
 
 def made(**options: Any) -> Caser:
-    """In eval mode and double precision, every weight but PAD's random."""
-    torch.manual_seed(0)
-    model = Caser(M, USERS, MAX_LEN, **{**BASE, **options}).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-        for table in (model.item_embedding, model.output_embedding, model.output_bias):
-            table.weight[PAD] = 0
+    model = Caser(M, USERS, MAX_LEN, **{**BASE, **options})
+    randomised(model)
     return model
 
 
 def padded(width: int = MAX_LEN) -> Tensor:
-    return torch.tensor([row + [PAD] * (width - len(row)) for row in HISTORIES])
-
-
-def arrays(model: Caser) -> dict[str, Array]:
-    return {key: value.numpy() for key, value in model.state_dict().items()}
+    return drawn.padded(HISTORIES, width)
 
 
 def plain(items: list[int], user: int, weights: dict[str, Array], options: dict[str, Any]) -> list[list[float]]:
@@ -147,17 +139,12 @@ def test_an_empty_history_is_an_image_of_zeros() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"user_embedding": False}], ids=str)
 def test_scores_agree(options: dict[str, Any]) -> None:
-    model = made(**options)
-    states_BND = model.encode(padded(), torch.arange(USERS))
-    items_BNC = torch.randint(1, M + 1, (USERS, MAX_LEN, 5))
-    all_BNM = model.score_all(states_BND.flatten(0, 1)).view(USERS, MAX_LEN, M + 1)
-    torch.testing.assert_close(model.score(states_BND, items_BNC), all_BNM.gather(-1, items_BNC))
-    items_C = torch.tensor([3, 1, 3])
-    torch.testing.assert_close(model.score_shared(states_BND, items_C), all_BNM[..., items_C])
+    assert_scores_agree(made(**options), padded())
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
     model = made(**options).train()
     model.score_all(model.encode(padded(), torch.arange(USERS)).flatten(0, 1)).square().sum().backward()
     assert not [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]

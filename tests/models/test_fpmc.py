@@ -1,9 +1,11 @@
 """FPMC and FMC against s(u, l, i) = <U_u, IU_i> + <L_l, IL_i>, one step at a time."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from drawn import HISTORIES, MAX_LEN, USERS, D, M, arrays, padded, randomised
+from drawn import USERS, D, M, arrays, assert_scores_are, padded, randomised
 
 from sairlib.errors import UserError
 from sairlib.models.fpmc import FPMC
@@ -32,18 +34,7 @@ def plain(weights: dict[str, np.ndarray], user: int, last: int, item: int) -> fl
 @either
 def test_equals_the_plain_equation(user_factors: bool) -> None:
     model = made(user_factors)
-    weights = arrays(model)
-    with torch.no_grad():
-        states_BND = model.encode(padded(), torch.arange(USERS))
-        found_BNM = model.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
-        shared_BNM = model.score_shared(states_BND, torch.arange(M + 1))
-        newest_BM = model.score_all(model.encode_newest(padded(), torch.arange(USERS)))
-    for user, row in enumerate(HISTORIES):
-        for step, last in enumerate(row):
-            wanted = [plain(weights, user, last, item) for item in range(1, M + 1)]
-            for found in (found_BNM, shared_BNM):
-                np.testing.assert_allclose(found[user, step, 1:], wanted, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(newest_BM[user, 1:], wanted, rtol=1e-12, atol=1e-12)
+    assert_scores_are(model, partial(plain, arrays(model)))
 
 
 @either

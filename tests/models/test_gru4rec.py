@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn import HISTORIES, USERS, M, arrays, assert_scores_agree, padded, randomised
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sairlib.batch import PAD
 from sairlib.errors import UserError
@@ -16,9 +16,6 @@ from sairlib.models.gru4rec import GRU4Rec
 from sairlib.nn.dropout import Dropout
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-M, MAX_LEN = 11, 6
-HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11], [4, 4, 2], [1, 2, 3, 4]]
-USERS = len(HISTORIES)
 BASE: dict[str, Any] = {"d": 4, "d_hidden": 4, "embedding_dropout": 0.3, "hidden_dropout": 0.2}
 VARIANTS: list[dict[str, Any]] = [
     {},
@@ -34,23 +31,9 @@ Array = NDArray[np.float64]
 
 
 def made(**options: Any) -> GRU4Rec:
-    """In eval mode and double precision, every weight but PAD's random."""
-    torch.manual_seed(0)
-    model = GRU4Rec(M, **{**BASE, **options}).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-        for table in model.row_tables():
-            table.weight[PAD] = 0
+    model = GRU4Rec(M, **{**BASE, **options})
+    randomised(model)
     return model
-
-
-def padded() -> Tensor:
-    return torch.tensor([row + [PAD] * (MAX_LEN - len(row)) for row in HISTORIES])
-
-
-def arrays(model: GRU4Rec) -> dict[str, Array]:
-    return {key: value.numpy() for key, value in model.state_dict().items()}
 
 
 def sigmoid(x: Array) -> Array:
@@ -134,13 +117,7 @@ def test_tied_is_one_table_and_a_dense_layer_where_the_widths_differ() -> None:
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_scores_agree(options: dict[str, Any]) -> None:
-    model = made(**options)
-    states_BND = model.encode(padded(), torch.arange(USERS))
-    items_BNC = torch.randint(1, M + 1, (USERS, MAX_LEN, 5))
-    all_BNM = model.score_all(states_BND.flatten(0, 1)).view(USERS, MAX_LEN, M + 1)
-    torch.testing.assert_close(model.score(states_BND, items_BNC), all_BNM.gather(-1, items_BNC))
-    items_C = torch.tensor([3, 1, 3])
-    torch.testing.assert_close(model.score_shared(states_BND, items_C), all_BNM[..., items_C])
+    assert_scores_agree(made(**options), padded())
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)

@@ -1,13 +1,14 @@
 """LightSANs against the plain reading of its equations, over both axes that its softmax may run over."""
 
-from math import erf
 from typing import Any
 
+import drawn
 import numpy as np
 import pytest
 import torch
 from asked import next_item
-from plain import Vector, Weights, layer_norm, linear, nothing, softmax
+from drawn import padded
+from plain import Vector, Weights, gelu, layer_norm, linear, nothing, softmax
 from torch import Tensor
 
 from sairlib.data.dataset import Dataset
@@ -27,19 +28,9 @@ both_axes = pytest.mark.parametrize("softmax_dim", ["keys", "queries"])
 
 
 def made(**options: Any) -> LightSANs:
-    """In eval mode and double precision, all weights but PAD's random: initial biases are 0 and gains 1."""
-    model = LightSANs(M, MAX_LEN, **{**BASE, **options}).double().eval()
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            generator = torch.Generator().manual_seed(sum(map(ord, key)))
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.copy_(0.5 * noise + (1 if key.endswith("norm.weight") else 0))
-        model.item_embedding.weight[0] = 0
+    model = LightSANs(M, MAX_LEN, **{**BASE, **options})
+    drawn.randomised(model, scale=0.5)
     return model
-
-
-def padded(rows: list[list[int]], width: int = MAX_LEN) -> Tensor:
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
 
 def newest(model: LightSANs, rows: list[list[int]], width: int = MAX_LEN) -> Tensor:
@@ -47,10 +38,6 @@ def newest(model: LightSANs, rows: list[list[int]], width: int = MAX_LEN) -> Ten
 
 
 # The plain reading: one user, one step, one head and one interest at a time.
-
-
-def gelu(x: Vector) -> Vector:
-    return np.array([value * 0.5 * (1 + erf(value / 2**0.5)) for value in x])
 
 
 def pooled(vectors: list[Vector], theta: Vector) -> list[Vector]:

@@ -1,9 +1,11 @@
 """TransRec against s(u, l, j) = beta_j - d(gamma_l + t + t_u, gamma_j), one step at a time."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from drawn import HISTORIES, MAX_LEN, USERS, D, M, arrays, padded, randomised
+from drawn import USERS, D, M, arrays, assert_scores_are, padded, randomised
 from torch.nn.functional import cross_entropy
 
 from sairlib.errors import UserError
@@ -30,19 +32,8 @@ def plain(weights: dict[str, np.ndarray], user: int, last: int, item: int, dista
 @either
 def test_equals_the_plain_equation(distance: str) -> None:
     model = made(distance)
-    weights = arrays(model)
-    with torch.no_grad():
-        states_BND = model.encode(padded(), torch.arange(USERS))
-        found_BNM = model.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
-        shared_BNM = model.score_shared(states_BND, torch.arange(M + 1))
-        newest_BM = model.score_all(model.encode_newest(padded(), torch.arange(USERS)))
-    for user, row in enumerate(HISTORIES):
-        for step, last in enumerate(row):
-            wanted = [plain(weights, user, last, item, distance) for item in range(1, M + 1)]
-            np.testing.assert_allclose(found_BNM[user, step, 1:], wanted, rtol=1e-12, atol=1e-12)
-            # All distances at once are in single precision.
-            np.testing.assert_allclose(shared_BNM[user, step, 1:], wanted, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(newest_BM[user, 1:], wanted, rtol=1e-4, atol=1e-4)
+    # All distances at once are in single precision.
+    assert_scores_are(model, partial(plain, arrays(model), distance=distance), tolerance=1e-4)
 
 
 @either
