@@ -1,0 +1,104 @@
+"""Every model there is, found by its ``conf/model/*.yaml`` and made small, with data, an objective and a batch for it."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from sairlib import build
+from sairlib.batch import PAD, Batch
+from sairlib.data.dataset import UNKNOWN, index
+from sairlib.data.interactions import CATEGORY, ITEM, USER, Interactions
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Split, leave_one_out
+from sairlib.models.recommender import Recommender
+from sairlib.objectives import Objective
+from sairlib.trainer import TrainingSettings
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+MAX_LEN = 8
+M = 24
+CPU = torch.device("cpu")
+
+every_model = pytest.mark.parametrize("name", MODELS)
+
+UNTRAINED = {"poprec"}
+"""Counts, and has nothing to train."""
+NO_MEMORY = UNTRAINED | {"attrec", "attrec-inner", "bpr-mf", "fmc", "sine", "transrec"}
+"""Knows too little of the past, or holds too little, to tell all prefixes of all users apart."""
+
+
+@cache
+def data() -> Split:
+    """8 users with 5 to 12 distinct items of 24; items have 1 to 3 of 4 genres, two have none ([UNK])."""
+    rng = np.random.default_rng(0)
+    actions = [(user, item) for user in range(8) for item in rng.permutation(M)[: 5 + user].tolist()]
+    actions += [(8, item) for item in [*range(M), *range(M)]]  # everything: there is no negative for this user
+    genres = [(item, f"genre {(item + i) % 4}") for item in range(2, M) for i in range(1 + item % 3)]
+    frame = pd.DataFrame(np.array(actions), columns=[USER, ITEM])
+    made = index(Interactions(frame, "made up", pd.DataFrame(genres, columns=[ITEM, CATEGORY])))
+    assert made.n_items == M and UNKNOWN in made.category_names and made.item_categories.shape[1] == 3
+    return leave_one_out(made)
+
+
+@cache
+def config(name: str) -> DictConfig:
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return compose("train", overrides=[f"model={name}", f"max_len={MAX_LEN}"])
+
+
+def made(name: str, seed: int = 0) -> Recommender:
+    torch.manual_seed(seed)
+    return build.model(config(name), data(), CPU)
+
+
+def warmed(name: str) -> Recommender:
+    """In eval mode, every weight but PAD's moved off its initial value: zero biases and equal gains hide mistakes."""
+    model = made(name).eval()
+    model.prepare(1 + torch.randperm(M + 1, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for table in pad_tables(model):
+            table.weight[PAD] = 0
+    return model
+
+
+def pad_tables(model: nn.Module) -> list[nn.Embedding]:
+    return [module for module in model.modules() if isinstance(module, nn.Embedding) and module.padding_idx == PAD]
+
+
+def histories(*lengths: int, width: int = MAX_LEN) -> Tensor:
+    """Right-padded histories (B, width) of distinct items."""
+    rows = [torch.randperm(M, generator=torch.Generator().manual_seed(length))[:length] + 1 for length in lengths]
+    return torch.stack([nn.functional.pad(row, (0, width - len(row))) for row in rows])
+
+
+def users(items_BN: Tensor) -> Tensor:
+    return torch.arange(len(items_BN))
+
+
+def store() -> SequenceStore:
+    return SequenceStore(data(), MAX_LEN, CPU)
+
+
+@cache
+def objective(name: str) -> Objective:
+    """The one that the yaml asks for, with two negatives."""
+    return build.objective(config(name), store(), TrainingSettings(n_negatives=2))
+
+
+def a_batch(name: str, seed: int = 0) -> Batch:
+    known = store()
+    return objective(name).batch(known, known.train_rows, torch.Generator().manual_seed(seed))
+
+
+def loss(name: str, model: Recommender, batch: Batch) -> Tensor:
+    return torch.stack(list(objective(name).loss(model, batch).values())).sum()

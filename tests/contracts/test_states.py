@@ -1,0 +1,224 @@
+"""What every model promises of its states and scores: shapes, causality, padding, agreement. Nothing to register."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import final
+
+import pytest
+import torch
+from every import MAX_LEN, MODELS, UNTRAINED, M, every_model, histories, made, pad_tables, users, warmed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sairlib.batch import PAD
+from sairlib.errors import UserError
+from sairlib.models.recommender import Recommender
+
+
+def test_there_are_models() -> None:
+    assert {"sair", "sasrec"} <= set(MODELS)
+
+
+@every_model
+def test_shapes(name: str) -> None:
+    model = made(name).eval()
+    items_BN = histories(3, 8, 1, 0)
+    newest_BD = model.encode_newest(items_BN, users(items_BN))
+    assert model.n_items == M
+    assert model.score(newest_BD, torch.ones(4, 5, dtype=torch.long)).shape == (4, 5)
+    assert model.score_shared(newest_BD, torch.ones(5, dtype=torch.long)).shape == (4, 5)
+    assert model.score_all(newest_BD).shape == (4, M + 1)
+    if model.every_step:
+        states_BND = model.encode(items_BN, users(items_BN))
+        assert states_BND.shape == (4, MAX_LEN, newest_BD.shape[1])
+        assert model.score(states_BND, torch.ones(4, MAX_LEN, 5, dtype=torch.long)).shape == (4, MAX_LEN, 5)
+        assert model.score_shared(states_BND, torch.ones(5, dtype=torch.long)).shape == (4, MAX_LEN, 5)
+
+
+@every_model
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(0, MAX_LEN), min_size=1, max_size=5))
+def test_the_newest_state_is_the_state_at_the_newest_item(name: str, lengths: list[int]) -> None:
+    model, items_BN = kept(name), histories(*lengths)
+    if not model.every_step:
+        pytest.skip("has no state but the newest")
+    last = [max(length - 1, 0) for length in lengths]
+    with torch.no_grad():
+        states_BND = model.encode(items_BN, users(items_BN))
+        newest_BD = model.encode_newest(items_BN, users(items_BN))
+    torch.testing.assert_close(newest_BD, states_BND[range(len(last)), last], rtol=1e-4, atol=1e-5)
+
+
+# Causality: a state is a function of what came up to it.
+
+
+@contextmanager
+def looked_up(model: nn.Module, items_BN: Tensor) -> Iterator[list[Tensor]]:
+    """Collects, during a forward pass, every float output (B, N, ...) of a module that was given ``items_BN``."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[object, ...], output: object) -> None:
+        given_items = bool(arguments) and isinstance(arguments[0], Tensor) and arguments[0] is items_BN
+        if module is not model and given_items and isinstance(output, Tensor) and output.shape[:2] == items_BN.shape:
+            found.append(output)
+
+    hooks = [module.register_forward_hook(keep) for module in model.modules()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_no_gradient_from_the_future(model: Recommender) -> None:
+    """In training mode, dropout and all, by autograd: exactly 0 from step t to whatever was looked up after t."""
+    items_BN = histories(8, 8)
+    with looked_up(model.train(), items_BN) as inputs:
+        states_BND = model.encode(items_BN, users(items_BN))
+    if not inputs:  # a model without a past, or one whose lookups escape the hook: the states tell
+        others_BN = 1 + items_BN % M
+        changed_BND = model.eval().encode(others_BN, users(items_BN))
+        assert torch.equal(model.encode(items_BN, users(items_BN)), changed_BND), "no module looks items up"
+        return
+    direction_D = torch.randn(states_BND.shape[-1])
+    for t in range(MAX_LEN):
+        gradients = torch.autograd.grad(
+            (states_BND[:, t] @ direction_D).sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        assert any(gradient[:, t].any() for gradient in gradients), f"step {t} does not see its own item"
+        for gradient in gradients:
+            assert not gradient[:, t + 1 :].any(), f"step {t} sees the future"
+
+
+def check_later_items_change_nothing(model: Recommender, length: int, t: int, seed: int) -> None:
+    before_BN = histories(length)
+    others = torch.randint(1, M + 1, before_BN.shape, generator=torch.Generator().manual_seed(seed))
+    later = torch.arange(MAX_LEN) > t
+    after_BN = torch.where(later & (before_BN != PAD), others, before_BN)
+    before, after = (model.encode(items_BN, users(items_BN)) for items_BN in (before_BN, after_BN))
+    assert torch.equal(before[:, : t + 1], after[:, : t + 1])
+
+
+@every_model
+def test_no_gradient_from_a_step_to_later_items(name: str) -> None:
+    model = warmed(name)
+    if not model.every_step:
+        pytest.skip("sees the whole sequence, and says so by every_step=False")
+    check_no_gradient_from_the_future(model)
+
+
+@every_model
+@settings(max_examples=25, deadline=None)
+@given(length=st.integers(1, MAX_LEN), t=st.integers(0, MAX_LEN - 1), seed=st.integers(0, 99))
+def test_later_items_leave_earlier_states_bit_equal(name: str, length: int, t: int, seed: int) -> None:
+    model = kept(name)
+    if not model.every_step:
+        pytest.skip("sees the whole sequence, and says so by every_step=False")
+    with torch.no_grad():
+        check_later_items_change_nothing(model, length, t, seed)
+
+
+@cache
+def kept(name: str) -> Recommender:
+    return warmed(name)
+
+
+@final
+class Leaky(Recommender):
+    """Adds a whisper of the next item to every state, and claims that every step may be trained."""
+
+    every_step = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(M + 1, 4)
+
+    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+        own: Tensor = self.table(items_BN)
+        return own + 1e-6 * own.roll(-1, 1)
+
+    def score(self, states: Tensor, items: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def score_all(self, states_BD: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def test_a_leak_is_caught() -> None:
+    with pytest.raises(AssertionError, match="sees the future"):
+        check_no_gradient_from_the_future(Leaky())
+    with pytest.raises(AssertionError):
+        check_later_items_change_nothing(Leaky().eval(), length=8, t=3, seed=0)
+
+
+# Padding and empty histories.
+
+
+@every_model
+def test_what_stands_in_pad_rows_changes_no_score(name: str) -> None:
+    model = warmed(name)
+    items_BN = histories(1, 3, 8)
+    with torch.no_grad():
+        before_BC = model.score_all(model.encode_newest(items_BN, users(items_BN)))[:, 1:]
+        tables = pad_tables(model)
+        for table in tables:
+            table.weight[PAD] = 1e6
+        after_BC = model.score_all(model.encode_newest(items_BN, users(items_BN)))[:, 1:]
+    assert tables or name in UNTRAINED
+    assert torch.equal(before_BC, after_BC)
+
+
+@every_model
+def test_longer_padding_changes_no_score(name: str) -> None:
+    model = warmed(name)
+    scores = []
+    for width in (3, 4, MAX_LEN):
+        items_BN = histories(3, 1, 2, width=width)
+        scores.append(model.score_all(model.encode_newest(items_BN, users(items_BN))))
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scores[0], scores[2], rtol=1e-5, atol=1e-5)
+    assert name in UNTRAINED or scores[0].std(0)[1:].min() > 1e-3, "all users get the same scores: nothing was compared"
+
+
+@every_model
+@pytest.mark.parametrize("lengths", [(0,), (0, 3, 0)], ids=["alone", "among others"])
+def test_an_empty_history_gives_finite_scores(name: str, lengths: tuple[int, ...]) -> None:
+    model = warmed(name)
+    items_BN = histories(*lengths)
+    newest_BD = model.encode_newest(items_BN, users(items_BN))
+    if newest_BD.requires_grad:
+        newest_BD.square().sum().backward()
+    assert model.score_all(newest_BD)[:, 1:].isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+# Scores.
+
+
+@every_model
+def test_score_is_score_all_gathered(name: str) -> None:
+    model = warmed(name)
+    items_BN = histories(2, 8, 5)
+    if model.every_step:
+        states_BND = model.encode(items_BN, users(items_BN))
+    else:
+        states_BND = model.encode_newest(items_BN, users(items_BN))[:, None]
+    candidates_BNC = torch.randint(1, M + 1, (*states_BND.shape[:2], 7))
+    all_BNM = torch.stack([model.score_all(states_BND[:, t]) for t in range(states_BND.shape[1])], 1)
+    wanted_BNC = all_BNM.gather(-1, candidates_BNC)
+    torch.testing.assert_close(model.score(states_BND, candidates_BNC), wanted_BNC, rtol=1e-4, atol=1e-4)
+    shared_C = torch.randperm(M)[:7] + 1
+    torch.testing.assert_close(model.score_shared(states_BND, shared_C), all_BNM[..., shared_C], rtol=1e-4, atol=1e-4)
+    assert wanted_BNC.std() > 1e-3, "all scores are alike: nothing was compared"
+
+
+@every_model
+def test_a_user_never_seen_is_refused_not_taken_for_another(name: str) -> None:
+    model, items_BN = made(name).eval(), histories(3)
+    if not model.uses_users:
+        assert torch.equal(*(model.encode_newest(items_BN, torch.tensor([user])) for user in (0, 10**6)))
+        return
+    with pytest.raises(UserError, match="user number 1000000 is unknown"):
+        model.encode_newest(items_BN, torch.tensor([10**6]))
