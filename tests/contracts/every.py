@@ -1,4 +1,4 @@
-"""Every model there is, found by its ``conf/model/*.yaml`` and made small, with data, an objective and a batch for it."""
+"""Every model there is, found by its yaml and made small, with data, an objective and a batch to train it by."""
 
 from functools import cache
 from pathlib import Path
