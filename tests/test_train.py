@@ -57,14 +57,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs ``train`` in this process: exit code, stdout, stderr."""
 
-    def run(*overrides: str) -> tuple[int, str, str]:
+    def run(*overrides: str, tiny: list[str] = TINY) -> tuple[int, str, str]:
         monkeypatch.setattr(
             sys,
             "argv",
             [
                 "train",
                 *(word for word in overrides if word == "-m"),
-                *TINY,
+                *tiny,
                 *(word for word in overrides if word != "-m"),
             ],
         )
@@ -178,6 +178,23 @@ def test_a_run_is_never_overwritten_but_gone_on_with(home: Path, command: Comman
     straight = [json.loads(line) for line in (home / "straight" / "metrics.jsonl").read_text().splitlines()]
     assert [{**line, "seconds": 0} for line in resumed] == [{**line, "seconds": 0} for line in straight]
     assert (home / "run" / "test.json").read_text() == (home / "straight" / "test.json").read_text()
+
+
+def test_a_run_goes_on_as_it_began_unless_told_otherwise(home: Path, command: Command) -> None:
+    assert (
+        command("experiment=quickstart", "model=sasrec", "training.lr=0.02", "data.root=${oc.env:SAIRLIB_DATA}")[0] == 0
+    )
+    began = OmegaConf.load(home / "run" / "config.yaml")
+    code, out, err = command("resume=true", "run_dir=run", "training.epochs=3", "training.lr=0.03", tiny=[])
+    assert (code, err) == (0, "") and "epoch   3" in out
+    found = OmegaConf.load(home / "run" / "config.yaml")
+    assert (found.training.epochs, found.training.lr, found.resume) == (3, 0.03, True)
+    began.training.epochs, began.training.lr, began.resume = 3, 0.03, True
+    assert found == began
+    assert command("resume=true", "run_dir=run", "training.epochs=4", tiny=[])[0] == 0
+    assert OmegaConf.load(home / "run" / "config.yaml").training.lr == 0.03
+    (home / "run" / ".hydra" / "overrides.yaml").write_text("{")
+    assert refused(command("resume=true", "run_dir=run", tiny=[]), "overrides.yaml is not a run's configuration")
 
 
 def test_resuming_what_is_not_this_run_is_refused(home: Path, command: Command) -> None:

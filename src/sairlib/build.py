@@ -27,6 +27,7 @@ from sairlib.objectives import Objective
 from sairlib.trainer import TrainingSettings
 
 Settings = TypeVar("Settings")
+Kept = TypeVar("Kept")
 LEAVE_ONE_OUT = OmegaConf.create({"_target_": "sairlib.data.split.leave_one_out", "_partial_": True})
 """How the runs were split whose configuration does not say it."""
 
@@ -145,12 +146,7 @@ def load_run(directory: Path, overrides: DictConfig | None = None, device: str =
         raise UserError(
             f"{directory} holds no run (no config.yaml in it); give run=DIR, a directory that train has made"
         )
-    try:
-        config = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError) as error:
-        raise UserError(f"{path} is not a run's configuration ({error})") from error
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path} is not a run's configuration")
+    config = read_kept(path, DictConfig)
     for group in ("data", "evaluation"):
         given = OmegaConf.select(overrides, group) if overrides is not None else None
         for key, value in (given or {}).items():
@@ -164,6 +160,17 @@ def load_run(directory: Path, overrides: DictConfig | None = None, device: str =
     best = model(config, parts, chosen)
     checkpoint.load_weights(best, state, identity(config, parts), directory / "best.pt")
     return Run(config, parts, store, Evaluator(parts, store, evaluation), best.eval(), state["epoch"])
+
+
+def read_kept(path: Path, kind: type[Kept]) -> Kept:
+    """What a run wrote about itself; UserError if it is damaged."""
+    try:
+        found = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError) as error:
+        raise UserError(f"{path} is not a run's configuration ({error})") from error
+    if not isinstance(found, kind):
+        raise UserError(f"{path} is not a run's configuration")
+    return found
 
 
 def _check_types(config: DictConfig, parameters: Mapping[str, inspect.Parameter], where: str) -> None:

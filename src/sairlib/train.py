@@ -13,7 +13,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sairlib import build, checkpoint, report, runtime
 from sairlib.commands import CONFIG_PATH, plain_errors, run_command
@@ -178,8 +178,24 @@ def _hydra_main(config: DictConfig) -> float:
         raise
 
 
+def _as_it_began(words: list[str]) -> list[str]:
+    """The command line; where a run is to go on, after what that run was started with and is not said anew."""
+
+    def keys(of: list[str]) -> dict[str, str]:
+        return {name.lstrip("+~"): value for name, _, value in (word.partition("=") for word in of)}
+
+    said = keys(words)
+    kept = Path(said.get("run_dir", "").strip("'\"")) / ".hydra" / "overrides.yaml"
+    if said.get("resume", "").lower() != "true" or not kept.exists():
+        return words
+    begun = [str(word) for word in build.read_kept(kept, ListConfig)]
+    return [*(word for word in begun if not keys([word]).keys() & said.keys()), *words]
+
+
 def main() -> None:
     """The console script ``sairlib-train``."""
+    with plain_errors():
+        sys.argv[1:] = _as_it_began(sys.argv[1:])
     run_command(_hydra_main)
 
 
