@@ -81,7 +81,8 @@ def in_parts(cost: Callable[..., Tensor], scores_per_row: int, *rows: Tensor) ->
 
     Each part is computed again on the way back, so what is held depends on neither the steps nor the items.
     """
-    at_once = max(8, (SCORES_IN_CACHE if rows[0].device.type == "cpu" else SCORES_AT_ONCE) // scores_per_row)
+    cached = rows[0].device.type == "cpu" and not torch.compiler.is_compiling()  # which writes out every part
+    at_once = max(8, (SCORES_IN_CACHE if cached else SCORES_AT_ONCE) // scores_per_row)
     if len(rows[0]) <= at_once:
         return cost(*rows)
     parts = zip(*(each.split(at_once) for each in rows), strict=True)
