@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The systems of the papers' tables on ml-1m-sasrec, seed 1, as experiments/README.md reports them: one after the other.
+# The systems of the papers' tables on ML-1M, seed 1, as experiments/README.md reports them: one after the other.
 # Epochs are cut to what fits two busy CPU cores; where the best epoch is the last, the figure is a lower bound.
 #   SAIRLIB_DATA=... experiments/baselines.sh [folder for the runs]
 set -euo pipefail
@@ -11,7 +11,17 @@ train bpr-mf-ml-1m training.epochs=200
 train fmc-ml-1m training.epochs=200
 train fpmc-ml-1m training.epochs=300
 train transrec-ml-1m training.epochs=200
+train gru4rec-ml-1m training.epochs=60 training.eval_every=2 training.patience=20
+train gru4rec-plus-ml-1m training.n_negatives=512 training.epochs=20 training.eval_every=2
+train caser-ml-1m training.epochs=30 training.eval_every=2 training.patience=8
 train attrec-ml-1m training.epochs=20
-train caser-ml-1m training.epochs=20
-train gru4rec-ml-1m training.epochs=30
-train gru4rec-plus-ml-1m training.n_negatives=128 training.epochs=40
+train attrec-ml-100k training.batch_size=32 training.epochs=60 training.patience=30
+train sine-ml-1m training.epochs=100 training.patience=60
+
+# In two parts: at a constant rate first, then down to 0. (SASRec's first part was stopped by hand, before it had been tested.)
+train sasrec-ml-1m-softmax training.epochs=30 training.eval_every=3 training.patience=0
+train sasrec-ml-1m-softmax resume=true training.epochs=50 training.eval_every=2 training.schedule=linear
+train bert4rec-ml-1m-sair-protocol training.epochs=130 training.eval_every=10 training.patience=40
+train bert4rec-ml-1m-sair-protocol resume=true training.epochs=175 training.eval_every=5 training.patience=0 training.schedule=linear
+train lightsans-ml-1m-sair-protocol training.epochs=200 training.patience=60
+train lightsans-ml-1m-sair-protocol resume=true training.epochs=260 training.patience=0 training.schedule=linear

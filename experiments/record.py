@@ -46,7 +46,7 @@ def table() -> str:
     for claim, runs in rows.items():
         tests = [json.loads((run / "test.json").read_text()) for run in runs]
         records = [json.loads((run / "run.json").read_text()) for run in runs]
-        cells = [_cell([test[r][m] for test in tests]) for r in ("sampled", "full") for m in ("ndcg@10", "hr@10")]
+        cells = [_cell([test.get(r, {}).get(m) for test in tests]) for r in ("sampled", "full") for m in ("ndcg@10", "hr@10")]
         seeds = ", ".join(str(record["seed"]) for record in records)
         epochs = ", ".join(str(test["best_epoch"]) for test in tests)
         commits = ", ".join(sorted({record["git"]["commit"][:8] for record in records}))
@@ -55,9 +55,13 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def _cell(values: list[float]) -> str:
-    spread = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
+def _cell(values: list[float | None]) -> str:
+    """-: not measured in one of the runs."""
+    found = [value for value in values if value is not None]
+    if len(found) < len(values):
+        return "-"
+    spread = f" ± {(max(found) - min(found)) / 2:.4f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.4f}{spread}"
 
 
 if __name__ == "__main__":
