@@ -46,7 +46,8 @@ def table() -> str:
     for claim, runs in rows.items():
         tests = [json.loads((run / "test.json").read_text()) for run in runs]
         records = [json.loads((run / "run.json").read_text()) for run in runs]
-        cells = [_cell([test.get(r, {}).get(m) for test in tests]) for r in ("sampled", "full") for m in ("ndcg@10", "hr@10")]
+        shown = [(ranking, metric) for ranking in ("sampled", "full") for metric in ("ndcg@10", "hr@10")]
+        cells = [_cell([test.get(ranking, {}).get(metric) for test in tests]) for ranking, metric in shown]
         seeds = ", ".join(str(record["seed"]) for record in records)
         epochs = ", ".join(str(test["best_epoch"]) for test in tests)
         commits = ", ".join(sorted({record["git"]["commit"][:8] for record in records}))
