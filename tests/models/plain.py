@@ -1,4 +1,4 @@
-"""SASRec and SAIR straight from the papers' equations: one user, one step, one head at a time, in numpy.
+"""SASRec and SAIR straight from the papers' equations, one user, step and head at a time, and parts others share.
 
 Slow on purpose, and nothing is shared with the library but the names of the weights. ``weights`` is a model's
 state_dict as float64 arrays, ``items`` one user's history, oldest first, without padding. ``options["drop"]`` is
