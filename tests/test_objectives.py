@@ -259,3 +259,9 @@ def test_objectives_refuse_the_models_they_are_not_for() -> None:
         assert "\n" not in str(caught.value)
     for objective, model in [(Cloze(bce, drawn), filler), (Prefix(bce, drawn), plain), (NextItem(bpr, drawn), far)]:
         objective.check(model)
+
+
+def test_more_targets_than_a_short_batch_has_steps() -> None:
+    known = store()
+    batch = next_item(known, 1, n_targets=3).batch(known, torch.tensor([1]), torch.Generator(), 1)
+    assert batch.items_BN.tolist() == [[6]] and batch.targets_BNS.tolist() == [[[7, PAD, PAD]]]

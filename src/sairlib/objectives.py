@@ -114,7 +114,7 @@ class NextItem(Objective):
         self, store: SequenceStore, users_B: Tensor, generator: torch.Generator, n_steps: int | None = None
     ) -> Batch:
         items_BN, targets_BN = store.train_window(users_B, n_steps)
-        later = [torch.nn.functional.pad(targets_BN[:, shift:], (0, shift)) for shift in range(1, self.n_targets)]
+        later = [torch.nn.functional.pad(targets_BN, (0, shift))[:, shift:] for shift in range(1, self.n_targets)]
         targets_BNS = torch.stack([targets_BN, *later], -1)
         drawn = self._negatives(users_B, tuple(targets_BNS.shape[1:]), generator)
         return Batch(users_B, items_BN, targets_BNS, *drawn)
