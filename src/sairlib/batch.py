@@ -78,12 +78,6 @@ def at_steps(states_BND: Tensor, steps_B: Tensor) -> Tensor:
     return states_BND[torch.arange(len(steps_B), device=steps_B.device), steps_B]
 
 
-def recent(vectors_BND: Tensor, length: int) -> Tensor:
-    """What stands at every step and the ``length`` - 1 before (B, N, length, D), oldest first; 0 before the first."""
-    padded_BXD = torch.nn.functional.pad(vectors_BND, (0, 0, length - 1, 0))
-    return padded_BXD.unfold(1, length, 1).transpose(-1, -2)
-
-
 def tail(items_BN: Tensor, length: int) -> Tensor:
     """The newest ``length`` items of each row (B, length), right-padded: all that a short memory needs."""
     starts_B1 = (lengths(items_BN) - length).clamp_(min=0)[:, None]

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from sairlib.batch import PAD, recent, tail
+from sairlib.batch import PAD, tail
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender, all_squared_distances, inner_products, squared_distances
+from sairlib.models.recommender import Recommender, inner_products
+from sairlib.nn.distances import all_squared_distances, squared_distances
 from sairlib.nn.dropout import Dropout
 from sairlib.nn.table import Table, UserTable
+from sairlib.nn.windows import recent
 
 MODES = ("distance", "inner")
 

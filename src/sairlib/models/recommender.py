@@ -85,18 +85,6 @@ class Recommender(nn.Module, ABC):
         return sum(p.numel() for p in self.parameters())
 
 
-def squared_distances(states: Tensor, vectors: Tensor) -> Tensor:
-    """(..., C) from states (..., D) and vectors (..., C, D)."""
-    return (states.unsqueeze(-2) - vectors).square().sum(-1)
-
-
-def all_squared_distances(states_BD: Tensor, vectors_MD: Tensor) -> Tensor:
-    """(B, M), as ||a||^2 + ||b||^2 - 2 ab: one product of matrices, in fp32, for what is left of it is small."""
-    with torch.autocast(states_BD.device.type, enabled=False):
-        states_BD, vectors_MD = states_BD.float(), vectors_MD.float()
-        return states_BD.square().sum(1, keepdim=True) + vectors_MD.square().sum(1) - 2 * states_BD @ vectors_MD.T
-
-
 def inner_products(states: Tensor, vectors: Tensor) -> Tensor:
     """(..., C) from states (..., D) and vectors (..., C, D)."""
     return (states.unsqueeze(-2) * vectors).sum(-1)
