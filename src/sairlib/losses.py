@@ -76,17 +76,22 @@ def softmax(scores_XM: Tensor, targets: Tensor) -> Tensor:
     return -log_chances_XM.gather(1, (targets - 1).clamp_min(0))
 
 
-def in_parts(cost: Callable[..., Tensor], scores_per_row: int, *rows: Tensor) -> Tensor:
+def in_parts(cost: Callable[..., Tensor], scores_per_row: int, asked_X: Tensor, *rows: Tensor) -> Tensor:
     """``cost(*rows)``, a row of numbers for each of the X rows of the arguments, by parts of few enough scores.
 
-    Each part is computed again on the way back, so what is held depends on neither the steps nor the items.
+    Each part is computed again on the way back, so what is held depends on neither the steps nor the items. What a row
+    that is not ``asked_X`` costs means nothing; on CPU it is not computed.
     """
-    cached = rows[0].device.type == "cpu" and not torch.compiler.is_compiling()  # which writes out every part
-    at_once = max(8, (SCORES_IN_CACHE if cached else SCORES_AT_ONCE) // scores_per_row)
+    on_cpu = rows[0].device.type == "cpu" and not torch.compiler.is_compiling()  # which writes out every part
+    at_once = max(8, (SCORES_IN_CACHE if on_cpu else SCORES_AT_ONCE) // scores_per_row)
     if len(rows[0]) <= at_once:
         return cost(*rows)
+    asked = asked_X.nonzero().squeeze(1) if on_cpu else None  # elsewhere one would wait for their number
+    if asked is not None:
+        rows = tuple(each[asked] for each in rows)
     parts = zip(*(each.split(at_once) for each in rows), strict=True)
-    return torch.cat([checkpoint(cost, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+    costs = torch.cat([checkpoint(cost, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+    return costs if asked is None else costs.new_zeros(len(asked_X), costs.shape[1]).index_copy(0, asked, costs)
 
 
 def _sum(each: Tensor, counts: Tensor) -> Tensor:

@@ -62,8 +62,10 @@ class Objective(ABC):
             if batch.negatives.dim() > 1:
                 log_expected = batch.log_expected.expand(*targets.shape, -1)
                 rows += [batch.negatives.flatten(0, -3), log_expected.flatten(0, -3)]
-        each = losses.in_parts(partial(self._cost, model, batch), scores_per_row, *rows)
-        return each.view(targets.shape).where(targets != PAD, 0.0)
+        counts = targets != PAD
+        asked_X = counts.any(-1).flatten()
+        each = losses.in_parts(partial(self._cost, model, batch), scores_per_row, asked_X, *rows)
+        return each.view(targets.shape).where(counts, 0.0)
 
     def _cost(self, model: Recommender, batch: Batch, states_XD: Tensor, targets_XS: Tensor, *own: Tensor) -> Tensor:
         """The same (X, S) of some rows, with the negatives (X, S, C) that are their ``own``; where PAD, anything."""
