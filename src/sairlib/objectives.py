@@ -56,15 +56,18 @@ class Objective(ABC):
 
     def _each(self, model: Recommender, states: Tensor, batch: Batch, targets: Tensor) -> Tensor:
         """What each of the targets (..., S) costs, seen from its state (..., D); 0 where it is PAD."""
+        counts = targets != PAD
+        asked_X = counts.any(-1).flatten()
         rows, scores_per_row = [states.flatten(0, -2), targets.flatten(0, -2)], model.n_items + 1
         if not self.full:
             scores_per_row = targets.shape[-1] * (1 + batch.negatives.shape[-1])
             if batch.negatives.dim() > 1:
                 log_expected = batch.log_expected.expand(*targets.shape, -1)
                 rows += [batch.negatives.flatten(0, -3), log_expected.flatten(0, -3)]
-        counts = targets != PAD
-        asked_X = counts.any(-1).flatten()
-        each = losses.in_parts(partial(self._cost, model, batch), scores_per_row, asked_X, *rows)
+        if self.full and model.by_products:
+            each = losses.softmax_of_products(rows[0], *model.item_vectors(None), rows[1], asked_X)
+        else:
+            each = losses.in_parts(partial(self._cost, model, batch), scores_per_row, asked_X, *rows)
         return each.view(targets.shape).where(counts, 0.0)
 
     def _cost(self, model: Recommender, batch: Batch, states_XD: Tensor, targets_XS: Tensor, *own: Tensor) -> Tensor:

@@ -40,6 +40,11 @@ class Recommender(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} says not how it scores")
 
+    @property
+    def by_products(self) -> bool:
+        """Whether it scores by ``item_vectors``."""
+        return type(self).score_all is Recommender.score_all
+
     def score(self, states: Tensor, items: Tensor) -> Tensor:
         """Scores (..., C) of ``items`` (..., C) against ``states`` (..., D), higher is better."""
         vectors, bias = self.item_vectors(items)
