@@ -18,9 +18,9 @@ train attrec-ml-1m training.epochs=20
 train attrec-ml-100k training.batch_size=32 training.epochs=60 training.patience=30
 train sine-ml-1m training.epochs=100 training.patience=60
 
-# In two parts: at a constant rate first, then down to 0. (SASRec's first part was stopped by hand, before it had been tested.)
-train sasrec-ml-1m-softmax training.epochs=30 training.eval_every=3 training.patience=0
-train sasrec-ml-1m-softmax resume=true training.epochs=50 training.eval_every=2 training.schedule=linear
+train sasrec-ml-1m-softmax
+
+# In two parts: at a constant rate first, then down to 0.
 train bert4rec-ml-1m-sair-protocol training.epochs=130 training.eval_every=10 training.patience=40
 train bert4rec-ml-1m-sair-protocol resume=true training.epochs=175 training.eval_every=5 training.patience=0 training.schedule=linear
 train lightsans-ml-1m-sair-protocol training.epochs=200 training.patience=60
