@@ -85,8 +85,8 @@ def softmax_of_products(
     """``in_parts`` of ``softmax(linear(states, vectors, bias), targets)``; on CPU in two thirds of its time."""
     if not _on_plain_cpu(states_XD) or torch.is_autocast_enabled("cpu"):
 
-        def cost(some_XD: Tensor, targets_XS: Tensor) -> Tensor:
-            return softmax(linear(some_XD, vectors_MD, bias_M), targets_XS)
+        def cost(states: Tensor, targets: Tensor) -> Tensor:
+            return softmax(linear(states, vectors_MD, bias_M), targets)
 
         return in_parts(cost, len(vectors_MD), asked_X, states_XD, targets_XS)
     asked = asked_X.nonzero().squeeze(1)
