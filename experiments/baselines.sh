@@ -25,3 +25,7 @@ train bert4rec-ml-1m-sair-protocol training.epochs=130 training.eval_every=10 tr
 train bert4rec-ml-1m-sair-protocol resume=true training.epochs=175 training.eval_every=5 training.patience=0 training.schedule=linear
 train lightsans-ml-1m-sair-protocol training.epochs=200 training.patience=60
 train lightsans-ml-1m-sair-protocol resume=true training.epochs=260 training.patience=0 training.schedule=linear
+
+# SAIR's variants, as long as main-job.sh trains SAIR, and grouped by length as it was there.
+train sair-full-ml-1m training.epochs=192 training.length_window=8
+train sair-label-ml-1m training.epochs=192 training.length_window=8
