@@ -16,7 +16,7 @@ train gru4rec-plus-ml-1m training.n_negatives=512 training.epochs=20 training.ev
 train caser-ml-1m training.epochs=30 training.eval_every=2 training.patience=8
 train attrec-ml-1m training.epochs=20
 train attrec-ml-100k training.batch_size=32 training.epochs=60 training.patience=30
-train sine-ml-1m training.epochs=100 training.patience=60
+train sine-ml-1m training.epochs=280 training.patience=60
 
 train sasrec-ml-1m-softmax
 
