@@ -1,0 +1,159 @@
+"""Golden runs: what 20 training steps of every model cost, and how it ranks after them.
+
+    python tests/golden/golden.py                     every run as JSON, to standard output
+    python tests/golden/golden.py sasrec sair         these alone
+    python tests/golden/golden.py --commits OLD NEW   runs two commits on this machine; exit code 1 if a digit differs
+    python tests/golden/golden.py --keep              writes tests/golden/golden.json, which the tests compare with
+
+One thread, fixed seed, the MovieLens data that ships. A commit that only moves code leaves every digit equal, on one
+machine; between processors the last digits differ, so the tests compare ``golden.json`` with a tolerance. Each commit
+is run by its own copy of this file: what it asks of the library may change, what it prints does not.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from sairlib import build, runtime
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Part
+from sairlib.evaluator import EvaluationSettings, Evaluator
+from sairlib.trainer import Trainer, TrainingSettings
+
+HERE = Path(__file__).resolve().parent
+CONF = HERE.parents[1] / "conf"
+KEPT = HERE / "golden.json"
+STEPS = 20
+
+MODELS = {path.stem: (f"model={path.stem}",) for path in sorted((CONF / "model").glob("*.yaml"))}
+ALSO = {
+    "sasrec, options": (
+        "model=sasrec",
+        "model.norm=post",
+        "model.n_heads=2",
+        "model.shared_item_embedding=false",
+        "model.user_embedding=true",
+        "model.attention_dropout=0.1",
+        "model.output_projection=true",
+    ),
+    "sasrec, no residual": ("model=sasrec", "model.residual=false", "model.positional_embedding=false"),
+    "sasrec, gbce": ("model=sasrec", "loss=gbce", "training.n_negatives=8"),
+    "sasrec, softmax": ("model=sasrec", "loss=softmax", "training.weight_decay=0.01", "training.grad_clip=1.0"),
+    "sasrec, sampled softmax": ("model=sasrec", "loss=sampled_softmax", "training.n_negatives=16"),
+    "sasrec, shared": ("model=sasrec", "loss=bpr", "training.negatives=shared", "training.n_negatives=16"),
+    "gru4rec-plus, popular": ("model=gru4rec-plus", "training.negatives=popular", "training.n_negatives=64"),
+    "gru4rec, untied": ("model=gru4rec", "model.tied=false", "model.d_hidden=60", "model.n_layers=2"),
+    "sair, raw": ("model=sair", "model.weights=raw", "model.interest_ffn=shared", "model.interaction_residual=true"),
+    "sair, categories": ("model=sair", "model.score_with_category=true", "model.category_pooling=sum"),
+    "lightsans, queries": ("model=lightsans", "model.softmax_dim=queries", "model.attention_dropout=0.1"),
+    "sine, authors": ("model=sine", "model.assignment=logits", "model.shared_w3=false", "model.norm=l2"),
+    "transrec, l1": ("model=transrec", "model.distance=l1"),
+    "attrec, shared": ("model=attrec-inner", "model.shared_projection=true", "loss=softmax"),
+    "bpr-mf, bias": ("model=bpr-mf", "model.item_bias=true"),
+    "caser, 3 targets": ("model=caser", "objective.n_targets=3", "training.n_negatives=3"),
+    "sasrec, prefixes": ("model=sasrec", "objective=prefix"),
+    "sasrec, by rows": ("model=sasrec", "training.batch_size=2"),
+    "sasrec, pieces": ("model=sasrec", "training.batch_size=300"),
+    "sasrec, chronological": ("model=sasrec", "split=chronological"),
+    "sasrec, bf16": ("model=sasrec", "training.precision=bf16"),
+    "sasrec, adagrad": ("model=sasrec", "training.optimizer=adagrad", "training.schedule=cosine"),
+}
+CASES: dict[str, tuple[str, ...]] = {**MODELS, **ALSO}
+
+
+def config_of(words: tuple[str, ...]) -> DictConfig:
+    data = CONF.parent / "data"
+    fixed = ("training.batch_size=32", "device=cpu", "seed=1", f"data.root={data}", "data.cache=null")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [*fixed, *words])
+
+
+def golden(words: tuple[str, ...]) -> dict[str, Any]:
+    """Losses of the first steps, and two figures of the ranks after them: a hash of all, and the mean of 1 / rank."""
+    torch.set_num_threads(1)
+    config = config_of(words)
+    settings = build.settings(config, "training", TrainingSettings)
+    device = runtime.choose_device("cpu")
+    runtime.seed_everything(config.seed)
+    split = build.split(config)
+    model = build.model(config, split, device)
+    store = SequenceStore(split, config.max_len, device)
+    evaluator = Evaluator(split, store, build.settings(config, "evaluation", EvaluationSettings))
+    objective = build.objective(config, store, settings)
+    trainer = Trainer(model, objective, store, evaluator, settings, config.seed, {})
+    model.train()
+    losses: list[float] = []
+    if trainer.optimizers:
+        epochs = (store.epoch(settings.batch_size, settings.length_window, trainer.generator) for _ in range(STEPS))
+        for rows in itertools.islice(itertools.chain.from_iterable(epochs), STEPS):
+            losses.append(float(trainer._step(rows).figures["loss"]))
+    if trainer.by_rows:
+        trainer.by_rows.catch_up()
+    ranked = evaluator.rank(model, Part.VALIDATION)
+    digest = hashlib.sha256()
+    for name in sorted(ranked):
+        digest.update(ranked[name].better_U.tobytes() + ranked[name].tied_U.tobytes())
+    mrr = {name: ranks.means((10,))["mrr"] for name, ranks in sorted(ranked.items())}
+    return {"losses": losses, "mrr": mrr, "ranks": digest.hexdigest()}
+
+
+def of_commit(commit: str, cases: list[str]) -> dict[str, Any]:
+    """What a commit's own copy of this file prints, run in a checkout of its own with this interpreter."""
+    top = HERE.parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "-C", top, "worktree", "add", "--quiet", "--detach", folder, commit], check=True)
+        try:
+            place = {**os.environ, "PYTHONPATH": f"{folder}/src"}
+            command = [sys.executable, f"{folder}/tests/golden/golden.py", *cases]
+            done = subprocess.run(command, env=place, check=True, capture_output=True, text=True)
+        finally:
+            subprocess.run(["git", "-C", top, "worktree", "remove", "--force", folder], check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def compare(old: str, new: str, cases: list[str]) -> bool:
+    """Print every case whose digits differ between two commits; False if any does."""
+    before, after = of_commit(old, cases), of_commit(new, cases)
+    alike = True
+    for case in sorted(before.keys() | after.keys()):
+        if case not in before or case not in after:
+            print(f"{case}: in {'the new' if case in after else 'the old'} commit only")
+        elif before[case] == after[case]:
+            print(f"{case}: equal")
+        else:
+            alike = False
+            print(f"{case}: DIFFERS\n  {json.dumps(before[case])}\n  {json.dumps(after[case])}")
+    return alike
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help="names of runs (default: all)")
+    parser.add_argument("--commits", nargs=2, metavar=("OLD", "NEW"))
+    parser.add_argument("--keep", action="store_true")
+    told = parser.parse_args()
+    if told.commits:
+        sys.exit(0 if compare(*told.commits, told.cases) else 1)
+    text = json.dumps({case: golden(CASES[case]) for case in told.cases or CASES}, indent=1) + "\n"
+    if told.keep:
+        KEPT.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
