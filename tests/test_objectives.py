@@ -187,16 +187,18 @@ def test_softmax_asks_about_all_items_and_draws_none() -> None:
     torch.testing.assert_close(objective.loss(model, batch)["softmax"], wanted)
 
 
-def test_prefixes_are_cut_at_every_step_alike_and_ask_for_the_item_after() -> None:
+def prefixes(batch: Batch) -> list[tuple[list[int], int]]:
+    rows = zip(batch.items_BN.tolist(), batch.targets_BNS.flatten().tolist(), strict=True)
+    return [([item for item in row if item], target) for row, target in rows]
+
+
+def test_prefixes_of_users_are_cut_at_every_step_alike_and_ask_for_the_item_after() -> None:
     known = store(max_len=3)
-    objective = Prefix(bce, sampler(known, 2))
+    objective = Prefix(bce, sampler(known, 2), draw="users")
     batch = objective.batch(known, torch.full((6000,), 3), torch.Generator().manual_seed(0))
     whole = SEQUENCES[3][:-2]
     cuts = [whole[:end] for end in range(1, len(whole))]
-    found = [
-        ([i for i in row if i], target)
-        for row, target in zip(batch.items_BN.tolist(), batch.targets_BNS.flatten().tolist(), strict=True)
-    ]
+    found = prefixes(batch)
     expected = [(cut[-3:], whole[len(cut)]) for cut in cuts]
     for pair in expected:
         assert abs(found.count(pair) - 6000 / len(cuts)) < 5 * 35
@@ -206,13 +208,46 @@ def test_prefixes_are_cut_at_every_step_alike_and_ask_for_the_item_after() -> No
     each = softplus(-scores.gather(1, batch.targets_BNS[:, 0])) + softplus(
         scores.gather(1, batch.negatives[:, 0, 0])
     ).sum(1, keepdim=True)
-    torch.testing.assert_close(objective.loss(model, batch, share=0.5)["bce"], 0.5 * each.mean())
+    torch.testing.assert_close(objective.loss(model, batch)["bce"], each.mean())
+
+
+def test_pairs_of_users_and_prefixes_are_drawn_alike_whoever_has_many() -> None:
+    known = store(max_len=30)
+    trained = [sequence[:-2] if len(sequence) > 2 else sequence for sequence in SEQUENCES]
+    pairs = [(user, items[:end], items[end]) for user, items in enumerate(trained) for end in range(1, len(items))]
+    batch = Prefix(bce, sampler(known, 1)).batch(known, torch.arange(4).repeat(4000), torch.Generator().manual_seed(0))
+    found = [(user, *pair) for user, pair in zip(batch.users_B.tolist(), prefixes(batch), strict=True)]
+    for pair in pairs:
+        assert found.count(pair) == pytest.approx(16000 / len(pairs), rel=0.25)  # 5 deviations
+    assert sum(found.count(pair) for pair in pairs) == 16000
+
+
+@pytest.mark.parametrize("objective", ["next_item", "prefix", "cloze"])
+def test_every_step_asked_about_costs_the_same_in_batches_of_short_and_of_long_sequences(objective: str) -> None:
+    """By its divisor: the same for every batch, and the mean number of steps asked about."""
+    known = store()
+    drawn = sampler(known, 0)
+    made = {"next_item": NextItem, "prefix": Prefix, "cloze": Cloze}[objective](bce, drawn)
+    made.steps_per_batch = made.steps(known) / known.n_batches(1)
+    flat = Bigram(every_step=False)
+    nn.init.zeros_(flat.table.weight)  # every step costs log 2
+    generator = torch.Generator().manual_seed(0)
+    asked, total = 0, 0.0
+    for user in range(4):
+        for _ in range(1000):
+            batch = made.batch(known, torch.tensor([user]), generator)
+            n = int((batch.targets_BNS != PAD).sum())
+            cost = made.loss(flat, batch)["bce"].item()
+            assert cost == pytest.approx(n * np.log(2) / made.steps_per_batch, rel=1e-4)
+            asked, total = asked + n, total + cost
+    assert asked / 4000 == pytest.approx(made.steps_per_batch, rel=0.03)
+    assert total / 4000 == pytest.approx(np.log(2), rel=0.03)
 
 
 @pytest.mark.parametrize(("mask_share", "last_share"), [(0.3, 0.0), (0.3, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
 def test_hidden_items_are_the_targets_and_nothing_else_is(mask_share: float, last_share: float) -> None:
     known = store()
-    objective = Cloze(bce, sampler(known, 1), mask_share, last_share)
+    objective = Cloze(bce, sampler(known, 1), None, mask_share, last_share)
     batch = objective.batch(known, torch.tensor([0, 3, 1] * 2000), torch.Generator().manual_seed(0))
     hidden_BN, targets_BN = batch.items_BN == M + 1, batch.targets_BNS[..., 0]
     assert torch.equal(hidden_BN, targets_BN != PAD) and hidden_BN.any(1).all()
@@ -230,7 +265,7 @@ def test_hidden_items_are_the_targets_and_nothing_else_is(mask_share: float, las
 
 def test_every_hidden_item_costs_once() -> None:
     known = store()
-    objective = Cloze(bce, sampler(known, 2), 0.5, 0.0)
+    objective = Cloze(bce, sampler(known, 2), None, 0.5, 0.0)
     batch = objective.batch(known, torch.tensor([0, 3, 1]), torch.Generator().manual_seed(0))
     model = Bigram(every_step=False)
     scores_M = model.table.weight.detach()[M + 1]

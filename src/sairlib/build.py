@@ -124,10 +124,9 @@ def objective(config: DictConfig, store: SequenceStore, training: TrainingSettin
     facts: dict[str, Any] = {"loss": loss, "sampler": sampler}
     wanted = inspect.signature(get_class(config.objective._target_)).parameters
     _check_types(config.objective, wanted, "objective")
-    if "steps_per_batch" in wanted:
-        facts["steps_per_batch"] = store.steps_per_batch(training.batch_size)
     made = _instantiate(config.objective, "objective", **facts)
     assert isinstance(made, Objective)
+    made.steps_per_batch = made.steps(store) / store.n_batches(training.batch_size)
     return made
 
 

@@ -15,20 +15,34 @@ from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender
 
+DRAWS = ("pairs", "users")
 Loss = Callable[..., Tensor]
 """A function of ``losses.py``, or a ``partial`` of one."""
 
 
 class Objective(ABC):
-    """What is to be predicted. ``in_pieces``: a batch's gradient is the sum of its pieces'."""
+    """What is to be predicted.
 
-    in_pieces: bool
+    ``steps_per_batch`` is what a batch's summed loss is divided by, its steps on average over an epoch: every step that
+    is asked about then weighs the same. None takes the batch's own count. Batches are grouped by length, and with their
+    own counts a step of a short sequence would weigh many times one of a long sequence.
+    """
 
-    def __init__(self, loss: Loss, sampler: Sampler) -> None:
+    def __init__(self, loss: Loss, sampler: Sampler, steps_per_batch: float | None = None) -> None:
         self.loss_function = loss
         self.sampler = sampler
+        self.steps_per_batch = steps_per_batch
         self.name: str = (loss.func if isinstance(loss, partial) else loss).__name__
         self.full = self.name == losses.softmax.__name__
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether a batch's gradient is the sum of its pieces'."""
+        return self.steps_per_batch is not None
+
+    @abstractmethod
+    def steps(self, store: SequenceStore) -> float:
+        """How many steps an epoch asks about, on average."""
 
     @abstractmethod
     def batch(
@@ -86,26 +100,23 @@ class Objective(ABC):
             counts = torch.cat([(targets_XS != PAD)[..., None], targets_XS[..., None] != negatives], -1)
         return self.loss_function(scores.float(), counts, log_expected)
 
-    def _parts(self, total: Tensor, model: Recommender, share: float) -> dict[str, Tensor]:
+    def _parts(self, each: Tensor, n_asked: Tensor | int, model: Recommender, share: float) -> dict[str, Tensor]:
+        total = each.sum() / (self.steps_per_batch or n_asked)
         return {self.name: total, **{name: share * value for name, value in model.regularisers().items()}}
 
 
 @final
 class NextItem(Objective):
-    """The next item at every step (or the next ``n_targets`` of them, as Caser and AttRec have it).
-
-    ``steps_per_batch`` is what a batch's summed loss is divided by: with the mean over the epoch every step of the data
-    weighs the same. None takes the batch's own count, under which the steps of short sequences, grouped by length
-    into batches of their own, would weigh many times those of long ones.
-    """
+    """The next item at every step (or the next ``n_targets`` of them, as Caser and AttRec have it)."""
 
     def __init__(self, loss: Loss, sampler: Sampler, steps_per_batch: float | None = None, n_targets: int = 1) -> None:
-        super().__init__(loss, sampler)
+        super().__init__(loss, sampler, steps_per_batch)
         if n_targets < 1:
             raise UserError(f"n_targets={n_targets}: must be 1 or more")
-        self.steps_per_batch = steps_per_batch
         self.n_targets = n_targets
-        self.in_pieces = steps_per_batch is not None
+
+    def steps(self, store: SequenceStore) -> float:
+        return float(store.train_steps(store.train_rows).sum())
 
     def check(self, model: Recommender) -> None:
         super().check(model)
@@ -126,19 +137,27 @@ class NextItem(Objective):
 
     def loss(self, model: Recommender, batch: Batch, share: float = 1.0) -> dict[str, Tensor]:
         each = self._each(model, model.encode(batch.items_BN, batch.users_B), batch, batch.targets_BNS)
-        counted = self.steps_per_batch or (batch.targets_BNS[..., 0] != PAD).sum().clamp_min(1)
-        return self._parts(each.sum() / counted, model, share)
+        return self._parts(each, (batch.targets_BNS[..., 0] != PAD).sum().clamp_min(1), model, share)
 
 
 @final
 class Prefix(Objective):
-    """The item after a prefix of random length, for models that see the whole of what they are given.
+    """The item after a prefix, for models that see the whole of what they are given.
 
-    An epoch shows every user once, cut at a step drawn anew (of all its steps alike), where ports of these models show
-    every prefix of every user: one of their epochs is as many of these as a user has steps.
+    ``draw``: ``pairs`` draws anew from all pairs of a user and one of its prefixes, all alike. So do the public codes of
+    these models weigh them: an epoch of theirs goes through all pairs, and is as many of ours as a user has steps, for
+    one of ours draws as many pairs as there are users. ``users`` takes every user once in an epoch, cut at a step drawn
+    anew: a step of a user with few weighs many times one of a user with many.
     """
 
-    in_pieces = True
+    def __init__(self, loss: Loss, sampler: Sampler, steps_per_batch: float | None = None, draw: str = "pairs") -> None:
+        super().__init__(loss, sampler, steps_per_batch)
+        if draw not in DRAWS:
+            raise UserError(f"draw={draw}: choose one of {', '.join(DRAWS)}")
+        self.draw = draw
+
+    def steps(self, store: SequenceStore) -> float:
+        return float(len(store.train_rows))
 
     def check(self, model: Recommender) -> None:
         super().check(model)
@@ -149,7 +168,10 @@ class Prefix(Objective):
         self, store: SequenceStore, users_B: Tensor, generator: torch.Generator, n_steps: int | None = None
     ) -> Batch:
         at_B = torch.rand(len(users_B), generator=generator, device=users_B.device, dtype=torch.float64)
-        ends_B = 1 + (at_B * (store.train_lengths[users_B] - 1)).long()
+        if self.draw == "pairs":
+            users_B, ends_B = store.prefixes(at_B)
+        else:
+            ends_B = 1 + (at_B * (store.train_lengths[users_B] - 1)).long()
         targets_B11 = store.items[store.starts[users_B] + ends_B][:, None, None]
         drawn = self._negatives(users_B, (1, 1), generator)
         return Batch(users_B, store.windows(users_B, ends_B, store.max_len), targets_B11, *drawn)
@@ -157,7 +179,7 @@ class Prefix(Objective):
     def loss(self, model: Recommender, batch: Batch, share: float = 1.0) -> dict[str, Tensor]:
         states_B1D = model.encode_newest(batch.items_BN, batch.users_B)[:, None]
         each = self._each(model, states_B1D, batch, batch.targets_BNS)
-        return self._parts(share * each.mean(), model, share)
+        return self._parts(each, len(batch.users_B), model, share)
 
 
 @final
@@ -168,15 +190,25 @@ class Cloze(Objective):
     sequences the newest alone, which is what the evaluation asks. Every hidden step counts once.
     """
 
-    in_pieces = False
-
-    def __init__(self, loss: Loss, sampler: Sampler, mask_share: float = 0.2, last_share: float = 0.1) -> None:
-        super().__init__(loss, sampler)
+    def __init__(
+        self,
+        loss: Loss,
+        sampler: Sampler,
+        steps_per_batch: float | None = None,
+        mask_share: float = 0.2,
+        last_share: float = 0.1,
+    ) -> None:
+        super().__init__(loss, sampler, steps_per_batch)
         for name, value in (("mask_share", mask_share), ("last_share", last_share)):
             if not 0 <= value <= 1:
                 raise UserError(f"{name}={value}: must be between 0 and 1")
         self.mask_share = mask_share
         self.last_share = last_share
+
+    def steps(self, store: SequenceStore) -> float:
+        lengths_U = store.train_lengths[store.train_rows].clamp(max=store.max_len).double()
+        drawn_U = self.mask_share * lengths_U + (1 - self.mask_share) ** lengths_U  # none was: then one is taken
+        return float((self.last_share + (1 - self.last_share) * drawn_U).sum())
 
     def check(self, model: Recommender) -> None:
         super().check(model)
@@ -212,4 +244,4 @@ class Cloze(Objective):
                 log_expected=batch.log_expected.expand(*batch.negatives.shape)[hidden_BN],
             )
         each = self._each(model, states_XD, batch, batch.targets_BNS[hidden_BN])
-        return self._parts(share * each.mean(), model, share)
+        return self._parts(each, len(each), model, share)

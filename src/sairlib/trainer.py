@@ -173,7 +173,7 @@ class Trainer:
             kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
             self.optimizers.insert(0, kind(whole, betas=settings.betas, fused=True, **common))
         self.loss = torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss
-        self.steps_per_epoch = math.ceil(len(store.train_rows) / settings.batch_size)
+        self.steps_per_epoch = store.n_batches(settings.batch_size)
 
     def _tables_by_rows(self) -> list[Table]:
         """Tables of far more rows than a batch looks up: on CPU a step would spend its time on the others.

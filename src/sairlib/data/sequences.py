@@ -43,6 +43,7 @@ class SequenceStore:
         self.unseen = Unseen(owners[trains], self.items[trains], data.n_users, data.n_items)
         self.counts_M = torch.bincount(self.items[trains], minlength=data.n_items + 1)
         self.train_rows = torch.nonzero(self.train_lengths >= 2).squeeze(1)
+        self._prefixes_up_to = (self.train_lengths[self.train_rows] - 1).cumsum(0)
 
     def windows(self, users_B: Tensor, ends_B: Tensor, width: int, longest: int | None = None) -> Tensor:
         """The last ``width`` items before each user's ``end`` (B, N), right-padded, N = the longest there is.
@@ -57,7 +58,18 @@ class SequenceStore:
 
     def steps_per_batch(self, batch_size: int) -> float:
         """Training steps that count in a batch, on average over an epoch."""
-        return float(self.train_steps(self.train_rows).sum()) / max(1, math.ceil(len(self.train_rows) / batch_size))
+        return float(self.train_steps(self.train_rows).sum()) / max(1, self.n_batches(batch_size))
+
+    def n_batches(self, batch_size: int) -> int:
+        """Batches of an epoch."""
+        return math.ceil(len(self.train_rows) / batch_size)
+
+    def prefixes(self, at_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Users and lengths (B) of the prefixes that stand at these places, 0 to below 1, among all that have a next
+        training item, user by user."""
+        index_B = (at_B * self._prefixes_up_to[-1]).long()
+        row_B = torch.searchsorted(self._prefixes_up_to, index_B, right=True)
+        return self.train_rows[row_B], self._prefixes_up_to[row_B] - index_B
 
     def epoch(self, batch_size: int, window: int, generator: torch.Generator) -> list[Rows]:
         """Every training user exactly once, in shuffled batches; like lengths among ``window`` batches' share one."""
