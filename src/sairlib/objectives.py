@@ -144,10 +144,10 @@ class NextItem(Objective):
 class Prefix(Objective):
     """The item after a prefix, for models that see the whole of what they are given.
 
-    ``draw``: ``pairs`` draws anew from all pairs of a user and one of its prefixes, all alike. So do the public codes of
-    these models weigh them: an epoch of theirs goes through all pairs, and is as many of ours as a user has steps, for
-    one of ours draws as many pairs as there are users. ``users`` takes every user once in an epoch, cut at a step drawn
-    anew: a step of a user with few weighs many times one of a user with many.
+    ``draw``: ``pairs`` draws from all pairs of a user and one of its prefixes, each with the same chance. The public
+    codes of these models weigh them so. An epoch here draws as many pairs as there are users; one of theirs shows
+    all pairs, some 160 times as many on ML-1M. ``users`` takes every user once in an epoch, cut at a step drawn anew: a
+    step of a user with few then weighs many times one of a user with many.
     """
 
     def __init__(self, loss: Loss, sampler: Sampler, steps_per_batch: float | None = None, draw: str = "pairs") -> None:
