@@ -14,6 +14,8 @@ from sairlib.data.negatives import Sampler
 from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender
+from sairlib.nn.kernels.parts import in_parts
+from sairlib.nn.kernels.softmax import softmax_of_products
 
 DRAWS = ("pairs", "users")
 Loss = Callable[..., Tensor]
@@ -79,9 +81,9 @@ class Objective(ABC):
                 log_expected = batch.log_expected.expand(*targets.shape, -1)
                 rows += [batch.negatives.flatten(0, -3), log_expected.flatten(0, -3)]
         if self.full and model.by_products:
-            each = losses.softmax_of_products(rows[0], *model.item_vectors(None), rows[1], asked_X)
+            each = softmax_of_products(rows[0], *model.item_vectors(None), rows[1], asked_X)
         else:
-            each = losses.in_parts(partial(self._cost, model, batch), scores_per_row, asked_X, *rows)
+            each = in_parts(partial(self._cost, model, batch), scores_per_row, asked_X, *rows)
         return each.view(targets.shape).where(counts, 0.0)
 
     def _cost(self, model: Recommender, batch: Batch, states_XD: Tensor, targets_XS: Tensor, *own: Tensor) -> Tensor:

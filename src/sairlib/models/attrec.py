@@ -10,10 +10,10 @@ from torch.nn.functional import relu
 from sairlib.batch import PAD, tail
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender, inner_products
-from sairlib.nn.distances import all_squared_distances, squared_distances
 from sairlib.nn.dropout import Dropout
+from sairlib.nn.kernels.distances import all_squared_distances, squared_distances
+from sairlib.nn.kernels.windows import recent
 from sairlib.nn.table import Table, UserTable
-from sairlib.nn.windows import recent
 
 MODES = ("distance", "inner")
 

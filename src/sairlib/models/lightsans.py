@@ -19,7 +19,8 @@ from sairlib.nn.bidirectional import (
     start_as_bert,
 )
 from sairlib.nn.dropout import Dropout
-from sairlib.nn.table import Table, rows
+from sairlib.nn.kernels.lookup import rows
+from sairlib.nn.table import Table
 
 SOFTMAX_DIMS = ("keys", "queries")
 

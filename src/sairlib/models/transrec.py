@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from sairlib.batch import PAD, tail
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender
-from sairlib.nn.distances import all_squared_distances, squared_distances
+from sairlib.nn.kernels.distances import all_squared_distances, squared_distances
 from sairlib.nn.table import Table, UserTable
 
 DISTANCES = ("squared_l2", "l1")

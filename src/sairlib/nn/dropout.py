@@ -1,16 +1,15 @@
-"""Dropout whose mask costs an eighth of the random numbers: on CPUs drawing them is what dropout spends its time on."""
+"""Dropout as a module, on the kernel of the same name."""
 
-import torch
 from torch import Tensor, nn
 
 from sairlib.errors import UserError
+from sairlib.nn.kernels.dropout import dropout
 
 
 class Dropout(nn.Module):
     """Zero each entry with probability p and scale the others by 1 / (1 - p), as ``nn.Dropout`` does.
 
-    On CPU one 64-bit draw serves four entries, whose probability is p rounded to a multiple of 2^-16; the scale
-    belongs to the rounded p, so the expectation is exact. Elsewhere this is ``nn.functional.dropout``.
+    On CPU p is rounded to a multiple of 2^-16, and the scale belongs to the rounded p.
     """
 
     def __init__(self, p: float) -> None:
@@ -20,16 +19,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return nn.functional.dropout(x, self.p)
-        steps = min(round(self.p * 2**16), 2**16 - 1)
-        bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        # An entry is kept iff its 16 bits are at least steps - 2^15. Arithmetic on floats says so (exactly, these are
-        # integers) in a fraction of the time that a boolean mask costs, here and in the backward pass.
-        mask = bits.view(torch.int16)[: x.numel()].view(x.shape).float().sub_(steps - 2**15 - 1).clamp_(0, 1)
-        return (x * mask.mul_(1 / (1 - steps / 2**16))).to(x.dtype)
+        return dropout(x, self.p) if self.training and self.p else x
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

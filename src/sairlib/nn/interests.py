@@ -10,7 +10,7 @@ from sairlib.batch import at_steps
 from sairlib.errors import UserError
 from sairlib.nn.attention import CausalAttention
 from sairlib.nn.dropout import Dropout
-from sairlib.nn.table import rows
+from sairlib.nn.kernels.lookup import rows
 
 WEIGHTS = ("interacted", "raw")
 INTEREST_FFNS = ("per_slot", "shared")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from sairlib.nn.distances import squared_distances
-from sairlib.nn.windows import recent
+from sairlib.nn.kernels.distances import squared_distances
+from sairlib.nn.kernels.windows import recent
 
 
 @pytest.mark.parametrize("length", [1, 3, 7])

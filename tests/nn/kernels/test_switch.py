@@ -1,0 +1,128 @@
+"""Where the fast ways are taken: on CPU, and nowhere while the switch forbids them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from drawn_calls import CALLS, ours
+from torch import Tensor
+
+from sairlib.nn.kernels import parts
+from sairlib.nn.kernels.dropout import dropout, plain_dropout
+from sairlib.nn.kernels.switch import allowed, plain_kernels
+
+GOLDEN = str(Path(__file__).resolve().parents[2] / "golden")
+CASES = ("sasrec", "sasrec, softmax", "attrec", "transrec")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_switch_gives_the_plain_version(name: str) -> None:
+    torch.manual_seed(0)
+    call = CALLS[name](5, 3)
+    arguments, _ = call.on("cpu")
+    assert ours(call.fast(*arguments)) == {call.function}
+    with plain_kernels():
+        found = call.fast(*arguments)
+        assert not ours(found) and torch.equal(found, call.plain(*arguments))
+    assert ours(call.fast(*arguments)) == {call.function}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_autograd_function_of_ours_runs_on_another_device(name: str) -> None:
+    call = CALLS[name](5, 3)
+    arguments, _ = call.on("meta")
+    found = call.fast(*arguments)
+    assert found.device.type == "meta" and found.requires_grad and not ours(found)
+
+
+def test_dropout_is_pytorchs_own_under_the_switch() -> None:
+    x = torch.ones(1000)
+
+    def seeded(function: Callable[[Tensor, float], Tensor]) -> Tensor:
+        torch.manual_seed(0)
+        return function(x, 0.5)
+
+    wanted = seeded(plain_dropout)
+    assert not torch.equal(seeded(dropout), wanted)
+    with plain_kernels():
+        assert torch.equal(seeded(dropout), wanted)
+
+
+def test_costs_are_computed_whole_under_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "SCORES_IN_CACHE", 1)
+    sizes, rows = [], torch.randn(70, 1)
+
+    def cost(rows: Tensor) -> Tensor:
+        sizes.append(len(rows))
+        return rows
+
+    asked = torch.arange(70) != 2
+    assert parts.in_parts(cost, 1, asked, rows)[2] == 0 and sizes == [32, 32, 5]
+    with plain_kernels():
+        assert torch.equal(parts.in_parts(cost, 1, asked, rows), rows) and sizes[3:] == [70]
+
+
+def test_the_switch_is_put_back_after_an_error() -> None:
+    def fail() -> None:
+        with plain_kernels():
+            assert not allowed()
+            raise KeyError
+
+    assert allowed()
+    with pytest.raises(KeyError):
+        fail()
+    assert allowed()
+
+
+PROGRAM = """
+import json, sys
+import torch
+from golden import CASES, golden
+
+from sairlib.nn.kernels import attention, distances, lookup, softmax, windows  # before their subclasses are asked for
+
+applied = set()
+for kind in torch.autograd.Function.__subclasses__():
+    if kind.__module__.startswith("sairlib."):
+        def apply(*arguments, kind=kind, way=kind.apply):
+            applied.add(kind.__name__)
+            return way(*arguments)
+        kind.apply = apply
+still = {case: () if case == "transrec" else ("model.dropout=0.0",) for case in sys.argv[1:]}  # that has none
+losses = {case: golden((*CASES[case], *still[case]))["losses"] for case in still}
+print(json.dumps({"losses": losses, "applied": sorted(applied)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def golden_runs() -> Callable[[str], dict[str, Any]]:
+    @cache
+    def run(plain: str) -> dict[str, Any]:
+        place = {**os.environ, "PYTHONPATH": os.pathsep.join([GOLDEN, *sys.path]), "SAIRLIB_PLAIN_KERNELS": plain}
+        command = [sys.executable, "-c", PROGRAM, *CASES]
+        done = subprocess.run(command, env=place, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    return run
+
+
+def test_a_run_takes_every_fast_way(golden_runs: Callable[[str], dict[str, Any]]) -> None:
+    assert golden_runs("0")["applied"] == sorted(CALLS[name](1, 1).function for name in CALLS)
+
+
+def test_with_the_environment_s_switch_a_run_takes_none_and_costs_the_same(
+    golden_runs: Callable[[str], dict[str, Any]],
+) -> None:
+    plain, fast = golden_runs("1"), golden_runs("0")
+    assert plain["applied"] == []
+    for case in CASES:
+        assert plain["losses"][case] == pytest.approx(fast["losses"][case], rel=1e-4), case
