@@ -42,6 +42,14 @@ def test_no_autograd_function_of_ours_runs_on_another_device(name: str) -> None:
     assert found.device.type == "meta" and found.requires_grad and not ours(found)
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_no_autograd_function_of_ours_runs_while_torch_compiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = CALLS[name](5, 3)
+    arguments, _ = call.on("cpu")
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not ours(call.fast(*arguments))
+
+
 def test_dropout_is_pytorchs_own_under_the_switch() -> None:
     x = torch.ones(1000)
 
