@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(not CONF.is_dir(), reason="needs a checkout: the
 
 
 def names(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """What a group may be given; those in its folders as folder/name."""
+    return sorted(path.relative_to(CONF / group).with_suffix("").as_posix() for path in (CONF / group).rglob("*.yaml"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,13 +48,15 @@ def validate(config: DictConfig) -> None:
 
 
 @pytest.mark.parametrize("model", names("model"))
-def test_every_dataset_model_interests_and_training_compose(model: str) -> None:
+def test_every_dataset_model_interests_and_protocol_compose(model: str) -> None:
     # The groups do not look at one another: all values of one against the defaults of the rest would show the same,
     # but pairs with a model (its interests, its data) may clash.
     for dataset in names("dataset"):
         validate(composed(f"model={model}", f"dataset={dataset}"))
-    for interests, training in itertools.product(names("interests"), names("training")):
-        config = composed(f"model={model}", f"interests={interests}", f"training={training}")
+    for protocol in names("protocol"):
+        validate(composed(f"model={model}", f"protocol={protocol}"))
+    for interests in names("interests"):
+        config = composed(f"model={model}", f"interests={interests}")
         validate(config)
         if "n_interests" in config.model:
             assert (config.model.n_interests, config.model.top_k) == (
@@ -72,6 +75,35 @@ def test_every_experiment_composes_and_can_be_overridden(experiment: str) -> Non
     plain = composed(f"experiment={experiment}")
     for key in own.keys() - {"defaults"}:  # the preset wins over what it stands on
         assert OmegaConf.is_config(own[key]) or plain[key] == own[key]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "words"),
+    [
+        ("sair-table2/sasrec-ml-1m", ["protocol=sair-table2", "model=sasrec", "dataset=ml-1m"]),
+        ("sasrec-table3/sasrec-ml-1m-sasrec", ["protocol=sasrec", "model=sasrec", "dataset=ml-1m-sasrec"]),
+    ],
+)
+def test_a_protocol_says_all_that_its_presets_share(experiment: str, words: list[str]) -> None:
+    assert composed(f"experiment={experiment}") == composed(*words)
+
+
+def test_a_protocol_wins_over_the_groups_and_yields_to_the_command_line() -> None:
+    # AttRec's protocol chooses another option of a group (split) and other values of one (evaluation).
+    config = composed("protocol=attrec", "evaluation.ks=[7]")
+    assert (config.split._target_, config.training.monitor) == ("sairlib.data.split.chronological", "full/mrr")
+    assert (config.evaluation.n_candidates, config.evaluation.ks) == (0, [7])
+    assert composed("protocol=attrec", "split=leave-one-out").split._target_ == "sairlib.data.split.leave_one_out"
+
+
+@pytest.mark.parametrize("protocol", names("protocol"))
+def test_every_protocol_says_what_figures_hang_on(protocol: str) -> None:
+    # Else another default of the library would change what a paper's table compares by.
+    own = OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml")
+    assert isinstance(own, DictConfig)
+    assert {"monitor", "epochs", "patience", "eval_every"} <= own.training.keys()
+    assert {"n_candidates", "full"} <= own.evaluation.keys() and "max_len" in own
+    assert [list(line) for line in own.defaults] == [["override /split"]]
 
 
 @pytest.mark.parametrize("loss", names("loss"))

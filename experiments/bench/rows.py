@@ -10,11 +10,14 @@ from typing import Any
 import generate
 from harness import HERE, Answer, Bench, System, alternate, median, worktree
 
-ML_1M = ("dataset=ml-1m-sasrec", "model=sasrec", "training=sasrec-paper", "max_len=200", "model.d=64")
-GAMES = ("dataset=amazon-games", "model=sasrec", "training=sasrec-paper", "max_len=50", "model.d=64")
-PROTOCOL = ("dataset=ml-1m", "interests=ml-1m", "training=sair-paper", "max_len=150", "model.d=64")
-ML_20M = ("dataset=ml-20m", "interests=ml-20m", "training=sair-paper", "max_len=150", "model.d=64", "model=sasrec")
-MILLION = ("dataset=ml-20m", "training=sasrec-paper", "max_len=7", "model=sasrec", "model.d=64")
+# Single settings instead of a protocol's name, so that commits from before there were protocols can be timed as well.
+ML_1M = ("dataset=ml-1m-sasrec", "model=sasrec", "max_len=200", "model.d=64")
+GAMES = ("dataset=amazon-games", "model=sasrec", "max_len=50", "model.d=64")
+BATCHES = ("training.batch_size=256", "training.betas=[0.9,0.999]")
+PROTOCOL = ("dataset=ml-1m", "interests=ml-1m", *BATCHES, "max_len=150", "model.d=64")
+ML_20M = ("dataset=ml-20m", "interests=ml-20m", *BATCHES, "max_len=150", "model.d=64", "model=sasrec")
+MILLION = ("dataset=ml-20m", "max_len=7", "model=sasrec", "model.d=64")
+SASREC = "sasrec-table3/sasrec-ml-1m-sasrec"
 
 
 def epochs(bench: Bench, overrides: tuple[str, ...], n: int, reach: float) -> Answer:
@@ -62,12 +65,15 @@ def sair(bench: Bench) -> Answer:
 def models(bench: Bench) -> Answer:
     """Every other model by its preset for ML-1M (batch, loss and negatives are its own) beside SASRec by its own:
     seconds an epoch, from a tenth of one; seconds to rank all users; the process's peak memory."""
-    presets = sorted(path.stem for path in (HERE.parents[1] / "conf" / "experiment").glob("*-ml-1m.yaml"))
-    sasrec = bench.ours("experiment=sasrec-ml-1m")
-    sasrec.name = "sasrec-ml-1m"
+    folder = HERE.parents[1] / "conf" / "experiment"
+    sasrec = bench.ours(f"experiment={SASREC}")
+    sasrec.name = SASREC
+    tables = ("sasrec-table3/*-ml-1m-sasrec", "sasrec-protocol/*-ml-1m-sasrec", "sair-table2/sair*-ml-1m")
+    paths = sorted(path for table in tables for path in folder.glob(f"{table}.yaml"))
+    presets = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     found: dict[str, Answer] = {}
     for preset in presets:
-        if preset in (sasrec.name, "poprec-ml-1m"):  # nothing to train in the latter
+        if preset in (SASREC, "sasrec-table3/poprec-ml-1m-sasrec"):  # nothing to train in the latter
             continue
         system = bench.ours(f"experiment={preset}")
         system.name = preset
@@ -88,7 +94,7 @@ def models(bench: Bench) -> Answer:
 
 def recbole(bench: Bench) -> Answer:
     """An epoch of ml-100k, n 50, ours and RecBole's (every prefix a sample: its epoch learns more than ours)."""
-    overrides = ("dataset=ml-100k", "model=sasrec", "training=sasrec-paper", "max_len=50", "model.d=64")
+    overrides = ("dataset=ml-100k", "model=sasrec", "max_len=50", "model.d=64")
     ours = bench.ours(*overrides)
     theirs = bench.peer("recbole", data=bench.exchange(*overrides), n=50, d=64, dropout=0.2)
     found = alternate([ours, theirs], "epoch", 2)

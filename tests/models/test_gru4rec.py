@@ -145,7 +145,7 @@ def test_gates_start_xavier_uniform_each_by_itself() -> None:
 def test_each_name_has_the_loss_of_its_paper_and_may_be_given_another(name: str, loss: str) -> None:
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         assert compose("train", overrides=[f"model={name}"]).loss._target_ == f"sairlib.losses.{loss}"
-        experiment = compose("train", overrides=[f"experiment={name}-ml-1m"])
+        experiment = compose("train", overrides=[f"experiment=sasrec-table3/{name}-ml-1m-sasrec"])
         assert experiment.loss._target_ == f"sairlib.losses.{loss}"
         assert experiment.training.negatives == "popular"
         other = compose("train", overrides=[f"model={name}", "loss=softmax"])
