@@ -4,28 +4,32 @@
 #   SAIRLIB_DATA=... experiments/baselines.sh [folder for the runs]
 set -euo pipefail
 runs=${1:-outputs/baselines}
-train() { python -m sairlib.train experiment="$1" run_dir="$runs/$1-s1" seed=1 "${@:2}"; }
+# The record's name (without seed), the preset, and what differs from it.
+train() { python -m sairlib.train experiment="$2" run_dir="$runs/$1-s1" seed=1 "${@:3}"; }
 
-train poprec-ml-1m
-train bpr-mf-ml-1m training.epochs=200
-train fmc-ml-1m training.epochs=200
-train fpmc-ml-1m training.epochs=300
-train transrec-ml-1m training.epochs=200
-train gru4rec-ml-1m training.epochs=60 training.eval_every=2 training.patience=20
-train gru4rec-plus-ml-1m training.n_negatives=512 training.epochs=20 training.eval_every=2
-train caser-ml-1m training.epochs=30 training.eval_every=2 training.patience=8
-train attrec-ml-1m training.epochs=20
-train attrec-ml-100k training.batch_size=32 training.epochs=60 training.patience=30
-train sine-ml-1m training.epochs=280 training.patience=60
+train poprec-ml-1m sasrec-table3/poprec-ml-1m-sasrec
+train poprec-games sasrec-table3/poprec-amazon-games
+train bpr-mf-ml-1m sasrec-table3/bpr-mf-ml-1m-sasrec training.epochs=200
+train fmc-ml-1m sasrec-table3/fmc-ml-1m-sasrec training.epochs=200
+train fpmc-ml-1m sasrec-table3/fpmc-ml-1m-sasrec training.epochs=300
+train transrec-ml-1m sasrec-table3/transrec-ml-1m-sasrec training.epochs=200
+train gru4rec-ml-1m sasrec-table3/gru4rec-ml-1m-sasrec training.epochs=60 training.eval_every=2 training.patience=20
+train gru4rec-plus-ml-1m sasrec-table3/gru4rec-plus-ml-1m-sasrec training.n_negatives=512 training.epochs=20 training.eval_every=2
+train caser-ml-1m sasrec-table3/caser-ml-1m-sasrec training.epochs=30 training.eval_every=2 training.patience=8
+train attrec-ml-1m sasrec-protocol/attrec-ml-1m-sasrec training.epochs=20
+train attrec-ml-100k attrec-paper/attrec-ml-100k training.batch_size=32 training.epochs=60 training.patience=30
+train sine-ml-1m sasrec-protocol/sine-ml-1m-sasrec training.epochs=280 training.patience=60
 
-train sasrec-ml-1m-softmax
+train sasrec-ml-1m-softmax full-ranking/sasrec-softmax-ml-1m-sasrec
 
 # In two parts: at a constant rate first, then down to 0.
-train bert4rec-ml-1m-sair-protocol training.epochs=130 training.eval_every=10 training.patience=40
-train bert4rec-ml-1m-sair-protocol resume=true training.epochs=175 training.eval_every=5 training.patience=0 training.schedule=linear
-train lightsans-ml-1m-sair-protocol training.epochs=200 training.patience=60
-train lightsans-ml-1m-sair-protocol resume=true training.epochs=260 training.patience=0 training.schedule=linear
+bert4rec="bert4rec-sair-protocol sair-table2/bert4rec-ml-1m"
+train $bert4rec training.epochs=130 training.eval_every=10 training.patience=40
+train $bert4rec resume=true training.epochs=175 training.eval_every=5 training.patience=0 training.schedule=linear
+lightsans="lightsans-sair-protocol sair-table2/lightsans-ml-1m"
+train $lightsans training.epochs=200 training.patience=60
+train $lightsans resume=true training.epochs=260 training.patience=0 training.schedule=linear
 
 # SAIR's variants, as long as main-job.sh trains SAIR, and grouped by length as it was there.
-train sair-full-ml-1m training.epochs=192 training.length_window=8
-train sair-label-ml-1m training.epochs=192 training.length_window=8
+train sair-full-ml-1m sair-table2/sair-full-ml-1m training.epochs=192 training.length_window=8
+train sair-label-ml-1m sair-table2/sair-label-ml-1m training.epochs=192 training.length_window=8

@@ -1,0 +1,266 @@
+"""Keep the records of finished runs, and write every table of figures from them and from published.yaml.
+
+    python experiments/results.py                       # RESULTS.md, and what is marked as generated in both READMEs
+    python experiments/results.py NAME=RUN_DIR ...      # first copy records (never weights) to experiments/runs/NAME
+
+A run is named CLAIM-sSEED (sair-ml-1m-s1): runs that differ only by seed share a row, with the mean and half the range.
+A row is marked * where training was cut while validation still rose: the best epoch is the last that was looked at, and
+all of ``training.epochs`` were run. Nothing here is typed by hand but what published.yaml says.
+"""
+
+import json
+import re
+import shutil
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+HERE = Path(__file__).resolve().parent
+RUNS = HERE / "runs"
+RECORDS = ("config.yaml", "run.json", "test.json", "metrics.jsonl")
+PUBLISHED: dict[str, Any] = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
+HEAD = """\
+# All figures
+
+Made by `python experiments/results.py` from [`published.yaml`](published.yaml) and [`runs/`](runs): edit those.
+
+NDCG@10 / HR@10 where nothing else is said; sampled: among 100 uniform candidates; full: among all items but the user's
+history. [a, b]: 95 % bootstrap interval over users; ±: half the range over seeds; -: not measured; \\*: cut while
+validation still rose, so that the best epoch is the last that was looked at. Commands are those of the records, in the
+names that presets have today: where a default has changed since, a record's `config.yaml` has what was run.
+"""
+MARKED = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def keep(name: str, run_dir: Path) -> None:
+    """Copy a finished run's records; SystemExit with a line if it is not finished."""
+    missing = [record for record in RECORDS if not (run_dir / record).is_file()]
+    if missing:
+        raise SystemExit(f"error: {run_dir} is not a finished run: no {', '.join(missing)}")
+    (RUNS / name).mkdir(parents=True, exist_ok=True)
+    for record in RECORDS:
+        shutil.copyfile(run_dir / record, RUNS / name / record)
+    config = OmegaConf.load(run_dir / "config.yaml")
+    del config["data"]  # folders of the machine
+    OmegaConf.save(config, RUNS / name / "config.yaml")
+
+
+class Run:
+    """What the record of one run says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        self.claim = re.sub(r"-s\d+$", "", folder.name)
+        self.test: dict[str, Any] = json.loads((folder / "test.json").read_text())
+        self.record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        self.events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        self.last_epoch = max(event["epoch"] for event in self.events)
+        last_look = max(event["epoch"] for event in self.events if "validation" in event)
+        self.still_rising = self.test["best_epoch"] == last_look and self.last_epoch >= config["training"]["epochs"]
+        words = [word for word in self.record["command"].split()[3:] if not word.startswith(("run_dir=", "seed="))]
+        self.resumed = "resume=true" in words
+        named = dict(word.split("=", 1) for word in words)
+        preset = named.pop("experiment")
+        self.preset: str = PUBLISHED["renamed"].get(preset, preset)
+        named.pop("resume", None)
+        self.command = " ".join([f"experiment={self.preset}", *(f"{key}={value}" for key, value in named.items())])
+        self.minutes = sum(self.record["seconds"].values()) / 60
+
+
+class Claim:
+    """Runs that differ only by seed, as the cells of a row."""
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.runs = runs
+        self.name, self.preset = runs[0].claim, runs[0].preset
+        self.about: dict[str, Any] = PUBLISHED["runs"].get(self.name, {})
+
+    def figures(self, ranking: str, metrics: tuple[str, ...] = ("ndcg@10", "hr@10"), interval: bool = False) -> str:
+        """NDCG@10 / HR@10; -: not measured in one of the runs."""
+        cells = [self._figure(ranking, metric, interval) for metric in metrics]
+        star = " \\*" if any(run.still_rising for run in self.runs) else ""
+        return "-" if "-" in cells else " / ".join(cells) + star
+
+    def _figure(self, ranking: str, metric: str, interval: bool) -> str:
+        found = [run.test.get(ranking, {}).get(metric) for run in self.runs]
+        if None in found:
+            return "-"
+        if len(found) > 1:
+            return f"{statistics.mean(found):.4f} ± {(max(found) - min(found)) / 2:.4f}"
+        low, high = self.runs[0].test["ci95"][ranking][metric]
+        return f"{found[0]:.4f}" + (f" [{low:.4f}, {high:.4f}]" if interval else "")
+
+    def published(self) -> list[str]:
+        """What papers report, with sources but for that of the table that the preset's folder is named after."""
+        return list(self.about.get("published", published_of(self.preset)))
+
+    def paper(self) -> str:
+        """The first of these."""
+        return (self.published() or ["none here"])[0]
+
+    def epochs(self) -> str:
+        best = ", ".join(str(run.test["best_epoch"]) for run in self.runs)
+        return f"{best} of {_each(run.last_epoch for run in self.runs)}"
+
+    def minutes(self) -> str:
+        return f"{statistics.mean(run.minutes for run in self.runs):.0f}"
+
+    def command(self) -> str:
+        """In today's names, without seed and folder."""
+        resumed = ", resumed" if any(run.resumed for run in self.runs) else ""
+        return f"`{_each(run.command for run in self.runs)}`{resumed}"
+
+    def commits(self) -> str:
+        return _each(run.record["git"]["commit"][:8] for run in self.runs)
+
+    def split(self) -> str:
+        return _each(run.test["split_sha256"][:8] for run in self.runs)
+
+    def candidates(self) -> str:
+        return _each((run.test["candidates_sha256"] or "none")[:8] for run in self.runs)
+
+    def links(self, up: str) -> str:
+        """To the records; ``up`` leads from the table's file to experiments/."""
+        first, *others = self.runs
+        more = [f"[{run.name.removeprefix(self.name + '-')}]({up}runs/{run.name})" for run in others]
+        return ", ".join([f"[{first.name}]({up}runs/{first.name})", *more])
+
+
+def _each(values: Any) -> str:
+    """Each value once, in the order of the seeds."""
+    return ", ".join(dict.fromkeys(map(str, values)))
+
+
+def published_of(preset: str) -> list[str]:
+    folder, _, name = preset.partition("/")
+    said = PUBLISHED["tables"][folder]["presets"][name]
+    return [*([said["paper"]] if "paper" in said else []), *said.get("also", [])]
+
+
+def read() -> dict[str, Claim]:
+    """Every claim that is kept, by its name."""
+    found: dict[str, list[Run]] = {}
+    for folder in sorted(RUNS.iterdir()):
+        run = Run(folder)
+        found.setdefault(run.claim, []).append(run)
+    return {name: Claim(runs) for name, runs in found.items()}
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def systems(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> str:
+    """The README's systems, published and measured."""
+    lines = []
+    for row in rows:
+        claim = claims[row["run"]]
+        found = [claim.figures("sampled"), claim.figures("full"), claim.links(up)]
+        if "see" in row:  # there is more than a row of it
+            found = [f"see {row['see']}", "", ""]
+        lines.append([row["model"], row["paper"], row["trained"], claim.paper(), *found])
+    return table(["`model=`", "paper", "trained by", "published", "measured", "full ranking", "record"], lines)
+
+
+def results(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> str:
+    """The README's results: fewer columns than ``measured``."""
+    lines = []
+    for row in rows:
+        claim = claims[row["run"]]
+        figures = [claim.figures("sampled"), claim.figures("full"), claim.epochs()]
+        lines.append([row["claim"], claim.paper(), *figures, claim.links(up)])
+    return table(["system, data", "published", "measured", "full ranking, measured", "best epoch", "record"], lines)
+
+
+def measured(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> str:
+    """A row with all that it can be traced by."""
+    lines = []
+    for row in rows:
+        claim = claims[row["run"]]
+        figures = [claim.figures("sampled", interval=True), claim.figures("full", interval=True)]
+        trace = [claim.epochs(), claim.minutes(), claim.split(), claim.links(up)]
+        said = "; ".join(claim.published()) or "none on this data"
+        lines.append([row["claim"], claim.command(), said, *figures, *trace, row.get("note", "")])
+    head = ["claim", "command", "published NDCG@10 / HR@10", "measured, sampled-100", "measured, full"]
+    head += ["best epoch", "minutes", "split", "record", "note"]
+    if not any("note" in row for row in rows):
+        head, lines = head[:-1], [line[:-1] for line in lines]
+    return table(head, lines)
+
+
+def everything(claims: dict[str, Claim]) -> str:
+    """RESULTS.md: each preset of each table, whether measured or not, and every run that is kept of it."""
+    text = [HEAD]
+    for folder, about in PUBLISHED["tables"].items():
+        text.append(f"## {folder}: {about['title']}\n\n{about['protocol'].strip()}\n")
+        head = ["preset", "published", "measured, sampled", "measured, full", "best epoch", "minutes"]
+        head += ["split, candidates", "commit", "command", "record"]
+        metrics = tuple(about.get("metrics", ("ndcg@10", "hr@10")))
+        if "metrics" in about:
+            head[2:4] = [f"measured, {ranking}: {' / '.join(metrics)}" for ranking in ("sampled", "full")]
+        lines = []
+        for name in about["presets"]:
+            preset = f"{folder}/{name}"
+            kept = [claim for claim in claims.values() if claim.preset == preset]
+            quality = [claim for claim in kept if not claim.name.startswith("speed-")]  # too short to say anything
+            for claim in quality:
+                said = "; ".join(claim.published()) or "-"
+                figures = [claim.figures(ranking, metrics, interval=True) for ranking in ("sampled", "full")]
+                trace = [claim.epochs(), claim.minutes(), f"{claim.split()}, {claim.candidates()}", claim.commits()]
+                remark = f"; {claim.about['remark']}" if "remark" in claim.about else ""
+                lines.append([f"`{name}`", said, *figures, *trace, claim.command() + remark, claim.links("")])
+            if not quality:
+                lines.append([f"`{name}`", "; ".join(published_of(preset)) or "-", *["-"] * 8])
+        text.append(table(head, lines))
+    text.append("## Speed and memory\n\nMedians of the epochs of single short runs.\n\n" + speed(claims, [], ""))
+    return "\n".join(text)
+
+
+def speed(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> str:
+    """The records named speed-*: seconds and memory."""
+    lines = []
+    for claim in claims.values():
+        for run in claim.runs:
+            if run.name.startswith("speed-"):
+                seconds = [
+                    statistics.median(e["seconds"] for e in run.events if kind in e) for kind in ("train", "validation")
+                ]
+                memory = f"{run.record['peak_memory_bytes'] / 1e9:.2f} GB"
+                lines.append(
+                    [claim.command(), *(f"{s:.1f} s" for s in seconds), memory, claim.commits(), claim.links(up)]
+                )
+    head = ["command", "a training epoch", "validation of all users, sampled and full", "peak memory"]
+    return table([*head, "commit", "record"], lines)
+
+
+LAYOUTS: dict[str, Callable[..., str]] = {"systems": systems, "results": results, "speed": speed}  # others: measured
+
+
+def generated() -> dict[Path, str]:
+    """Every file that holds figures, as it should be."""
+    claims = read()
+    files = {HERE / "RESULTS.md": everything(claims)}
+    for path, up in ((HERE.parent / "README.md", "experiments/"), (HERE / "README.md", "")):
+        files[path] = MARKED.sub(partial(_marked, claims, up), path.read_text(encoding="utf-8"))
+    return files
+
+
+def _marked(claims: dict[str, Claim], up: str, match: re.Match[str]) -> str:
+    start, name, end = match.groups()
+    return f"{start}\n{LAYOUTS.get(name, measured)(claims, PUBLISHED['readme'].get(name, []), up)}\n{end}"
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        name, _, run_dir = argument.partition("=")
+        keep(name, Path(run_dir))
+    for path, text in generated().items():
+        path.write_text(text, encoding="utf-8")
