@@ -64,13 +64,17 @@ class Run:
         self.last_epoch = max(event["epoch"] for event in self.events)
         last_look = max(event["epoch"] for event in self.events if "validation" in event)
         self.still_rising = self.test["best_epoch"] == last_look and self.last_epoch >= config["training"]["epochs"]
-        words = [word for word in self.record["command"].split()[3:] if not word.startswith(("run_dir=", "seed="))]
-        self.resumed = "resume=true" in words
-        named = dict(word.split("=", 1) for word in words)
-        preset = named.pop("experiment")
+        words = [word for word in self.record["command"].split() if "=" in word or word.startswith("~")]
+        preset = next((word.removeprefix("experiment=") for word in words if word.startswith("experiment=")), None)
+        if preset is None:
+            raise SystemExit(
+                f"error: {folder}: only runs of a preset (experiment=...) can be shown beside a published figure"
+            )
         self.preset: str = PUBLISHED["renamed"].get(preset, preset)
-        named.pop("resume", None)
-        self.command = " ".join([f"experiment={self.preset}", *(f"{key}={value}" for key, value in named.items())])
+        self.resumed = "resume=true" in words
+        left_out = ("experiment=", "run_dir=", "seed=", "resume=")
+        differs = [word for word in words if not word.startswith(left_out)]
+        self.command = " ".join([f"experiment={self.preset}", *differs])
         self.minutes = sum(self.record["seconds"].values()) / 60
 
 
@@ -132,6 +136,10 @@ class Claim:
         more = [f"[{run.name.removeprefix(self.name + '-')}]({up}runs/{run.name})" for run in others]
         return ", ".join([f"[{first.name}]({up}runs/{first.name})", *more])
 
+    def trace(self, up: str) -> str:
+        """Where a row comes from, in short; its command stands in RESULTS.md."""
+        return f"{self.links(up)}: epoch {self.epochs()}, split {self.split()}"
+
 
 def _each(values: Any) -> str:
     """Each value once, in the order of the seeds."""
@@ -163,7 +171,7 @@ def systems(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> st
     lines = []
     for row in rows:
         claim = claims[row["run"]]
-        found = [claim.figures("sampled"), claim.figures("full"), claim.links(up)]
+        found = [claim.figures("sampled"), claim.figures("full"), claim.trace(up)]
         if "see" in row:  # there is more than a row of it
             found = [f"see {row['see']}", "", ""]
         lines.append([row["model"], row["paper"], row["trained"], claim.paper(), *found])
@@ -175,9 +183,9 @@ def results(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> st
     lines = []
     for row in rows:
         claim = claims[row["run"]]
-        figures = [claim.figures("sampled"), claim.figures("full"), claim.epochs()]
-        lines.append([row["claim"], claim.paper(), *figures, claim.links(up)])
-    return table(["system, data", "published", "measured", "full ranking, measured", "best epoch", "record"], lines)
+        figures = [claim.figures("sampled"), claim.figures("full")]
+        lines.append([row["claim"], claim.paper(), *figures, claim.trace(up)])
+    return table(["system, data", "published", "measured", "full ranking, measured", "record"], lines)
 
 
 def measured(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> str:
