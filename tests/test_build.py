@@ -156,6 +156,11 @@ def test_every_setting_is_in_the_yaml_and_nothing_else() -> None:
     assert set(evaluate.data) == set(config.data)
 
 
+@pytest.mark.parametrize(("group", "kind"), [("training", TrainingSettings), ("evaluation", EvaluationSettings)])
+def test_a_default_is_the_same_on_the_command_line_and_in_python(group: str, kind: type) -> None:
+    assert composed()[group] == OmegaConf.structured(kind)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

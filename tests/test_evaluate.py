@@ -3,30 +3,18 @@
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from answers import contents, refused
-from hydra.core.global_hydra import GlobalHydra
+from calls import call
 
 from sairlib import evaluate, train
 
 SMALL = ["device=cpu", "model.d=8", "max_len=8", "training.epochs=1", "evaluation.n_candidates=5"]
 Command = Callable[..., tuple[int, str, str]]
-
-
-def call(main: Callable[[], None], patch: pytest.MonkeyPatch, *overrides: str) -> int:
-    patch.setattr(sys, "argv", ["command", *overrides])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        GlobalHydra.instance().clear()
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -207,6 +207,16 @@ def test_a_real_model_is_as_good_in_any_batch() -> None:
     assert model.training
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_ranks_are_those_without_dropout_and_the_model_stays_in_its_mode(training: bool) -> None:
+    made = split(60)
+    torch.manual_seed(0)
+    model = SASRec(n_items=50, n_users=60, max_len=5, d=8, dropout=0.5)
+    expected = listed(evaluator(made).rank(model.eval(), Part.TEST))
+    assert listed(evaluator(made).rank(model.train(training), Part.TEST)) == expected
+    assert model.training == training and all(part.training == training for part in model.modules())
+
+
 def test_against_everything_unseen_sampled_is_full() -> None:
     made = split()
     settings = EvaluationSettings(n_candidates=50, full=True)

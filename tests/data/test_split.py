@@ -1,6 +1,7 @@
 """Leave-one-out and chronological: who trains on what; the hash changes iff what it stands for does."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_hash_changes_with_data_and_order(rows: list[tuple[int, int, int]]) -> N
 
 def test_hash_changes_with_categories() -> None:
     assert split(ROWS, [(10, "Drama")]).sha256() != split(ROWS).sha256() != split(ROWS, [(11, "War")]).sha256()
+
+
+def test_hash_changes_with_what_each_user_trains_on() -> None:
+    """Of the same data, under the same name: the roles alone."""
+    made = split(ROWS)
+    for user in range(made.dataset.n_users):
+        other = made.train_lengths.copy()
+        other[user] -= 1
+        assert replace(made, train_lengths=other).sha256() != made.sha256()
+    assert replace(made, train_lengths=made.train_lengths.copy()).sha256() == made.sha256()
 
 
 def test_nothing_to_evaluate_or_to_rank_is_said() -> None:

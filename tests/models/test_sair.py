@@ -150,6 +150,16 @@ def learning(model: SAIR) -> tuple[set[str], set[str]]:
     return {key for key, learns in names.items() if learns}, {key for key, learns in names.items() if not learns}
 
 
+@pytest.mark.parametrize("d", [16, 64])
+@pytest.mark.parametrize("variant", ["sair", "full"])
+def test_the_pool_starts_as_vectors_of_length_1(variant: str, d: int) -> None:
+    torch.manual_seed(0)
+    pool_LD = SAIR(M, MAX_LEN, table(), 6, **{**BASE, "variant": variant, "n_interests": 400, "d": d}).pool_LD
+    assert pool_LD.shape == (400, d)
+    assert pool_LD.std().item() == pytest.approx(d**-0.5, rel=0.03)
+    assert pool_LD.mean().item() == pytest.approx(0, abs=0.03 * d**-0.5)
+
+
 @pytest.mark.parametrize("variant", ["sair", "label"])
 def test_only_weights_raw_leaves_the_interaction_without_a_gradient(variant: str) -> None:
     model = made(variant=variant, weights="interacted", dropout=0.0)

@@ -1,0 +1,93 @@
+"""The commands, called in this process on a small data set, for tests that look at what a run leaves behind."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from sairlib import evaluate, train
+
+Actions = list[tuple[int, int]]
+TINY = ("device=cpu", "max_len=8", "training.batch_size=16", "evaluation.n_candidates=5")
+RUN_FILES = {
+    *("config.yaml", "run.json", "metrics.jsonl", "best.pt", "last.pt", "ranks.npz", "test.json"),
+    *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
+}
+"""What a finished run consists of, beside the file for TensorBoard, whose name holds the time."""
+
+
+def call(main: Callable[[], None], patch: pytest.MonkeyPatch, *overrides: str) -> int:
+    """The exit code of a command with these words."""
+    patch.setattr(sys, "argv", ["command", *overrides])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        GlobalHydra.instance().clear()
+    return 0
+
+
+class Commands:
+    """Both commands, in a directory of their own with a data set that stands in for ml-latest-small."""
+
+    def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
+        self.home, self.patch = home, patch
+        patch.setenv("SAIRLIB_DATA", str(home / "data"))
+        patch.setenv("SAIRLIB_CACHE", str(home / "cache"))
+        patch.setenv("HYDRA_FULL_ERROR", "0")  # put back after the test: the command sets it
+        patch.chdir(home)
+
+    def train(self, run: str, *overrides: str) -> Path:
+        assert call(train.main, self.patch, *TINY, f"run_dir={run}", *overrides) == 0
+        return self.home / run
+
+    def evaluate(self, run: str, *overrides: str) -> Path:
+        """The file with the figures."""
+        output = f"{run}-again.json"
+        assert call(evaluate.main, self.patch, "device=cpu", f"run={run}", f"output={output}", *overrides) == 0
+        return self.home / output
+
+
+def epochs(run: Path) -> list[dict[str, float]]:
+    """The training figures of every epoch of a run."""
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [record["train"] for record in records if "train" in record]
+
+
+def figures(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def write_data(home: Path, actions: Actions) -> None:
+    """In the layout of ml-latest-small; films have 1 to 3 of 5 genres, and one has none."""
+    folder = home / "data" / "ml-latest-small"
+    folder.mkdir(parents=True)
+    with (folder / "ratings.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["userId", "movieId", "rating", "timestamp"])
+        rows.writerows((user, item, 4.0, time) for time, (user, item) in enumerate(actions))
+    with (folder / "movies.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["movieId", "title", "genres"])
+        for item in sorted({item for _, item in actions}):
+            genres = [f"Genre {(item + i) % 5}" for i in range(1 + item % 3)] if item else ["(no genres listed)"]
+            rows.writerow([item, f"Film {item}", "|".join(genres)])
+
+
+def turning(n_users: int = 40, n_old: int = 30, n_new: int = 30) -> Actions:
+    """People of 5 to 11 actions whose last two items nobody ever takes in training.
+
+    The longer a model trains, the worse it ranks them: the best epoch is an early one.
+    """
+    found = []
+    for user in range(n_users):
+        found += [(user, (3 * user + (1 + user % 3) * step) % n_old) for step in range(3 + user % 7)]
+        found += [(user, n_old + (user + shift) % n_new) for shift in (0, 7)]
+    return found

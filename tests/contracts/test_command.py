@@ -1,0 +1,50 @@
+"""Every model goes through the whole command: trained, chosen, tested, kept, and ranked again by its files alone."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+from answers import contents
+from calls import RUN_FILES, Commands, epochs, figures, turning, write_data
+from every import MODELS, UNTRAINED, every_model
+
+pytestmark = pytest.mark.skipif(not MODELS, reason="needs a checkout: the names come from its conf/")
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    home = tmp_path_factory.mktemp("commands")
+    write_data(home, turning())
+    with pytest.MonkeyPatch.context() as patch:
+        yield Commands(home, patch)
+
+
+@every_model
+def test_the_whole_command(name: str, commands: Commands, capfd: pytest.CaptureFixture[str]) -> None:
+    run = commands.train(name, f"model={name}", "training.epochs=2")
+    out, err = capfd.readouterr()
+    assert err == "" and "ndcg@10" in out
+    before = contents(run)
+    assert {file for file in before if "tfevents" not in file} == RUN_FILES and len(before) == len(RUN_FILES) + 1
+
+    losses = [epoch["loss"] for epoch in epochs(run)]
+    assert all(map(math.isfinite, losses))
+    assert len(losses) == (1 if name in UNTRAINED else 2) == len(set(losses)), "an epoch that changed nothing"
+    found = figures(run / "test.json")
+    assert found["n_users"] == 40
+    for ranking in ("sampled", "full"):
+        assert 0 < found[ranking]["mrr"] < 1 and found[ranking]["ndcg@10"] <= found[ranking]["hr@10"]
+
+    assert commands.evaluate(name).read_text() == (run / "test.json").read_text()
+    assert contents(run) == before
+
+
+def test_the_best_weights_are_tested_not_the_last(commands: Commands) -> None:
+    """What nobody takes in training is ranked worse from epoch to epoch: an early one is the best of them."""
+    words = ("model=sasrec", "training.lr=0.01")
+    run = commands.train("best", *words, "training.epochs=4")
+    found = figures(run / "test.json")
+    assert found["best_epoch"] < 4, "the last epoch is the best: nothing was compared"
+    assert figures(commands.evaluate("best")) == found
+    stopped = commands.train("stopped", *words, f"training.epochs={found['best_epoch']}")
+    assert figures(stopped / "test.json") == found
