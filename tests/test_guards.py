@@ -160,6 +160,16 @@ def test_given_betas_win_in_tables_by_rows_too(tmp_path: Path) -> None:
     assert "weight_decay" not in again.by_rows.param_groups[0]
 
 
+@pytest.mark.usefixtures("small_tables_too")
+def test_all_rows_are_up_to_date_when_an_epoch_is_over(tmp_path: Path) -> None:
+    made = trainer(epochs=1, batch_size=1)  # a batch so small that rows are left out of it
+    fit(made, tmp_path)
+    assert made.by_rows is not None
+    made.by_rows.catch_up()
+    kept = checkpoint.load(tmp_path / "best.pt")["model"]
+    assert all(torch.equal(kept[name], value) for name, value in made.model.state_dict().items())
+
+
 # RowAdam.
 
 
