@@ -1,0 +1,251 @@
+"""Mutation run: which small changes of the code does no test notice?
+
+    python experiments/mutation/mutate.py --list                      the mutants, none run
+    python experiments/mutation/mutate.py --module losses --sample 20 --seed 1
+    python experiments/mutation/mutate.py --jobs 2 --resume           all of them, going on where it was stopped
+
+Each mutant is one change in one file, made in a temporary copy of the tree, never in the working tree. It is killed if
+a test fails or takes far too long. This process imports what is slow to import, but nothing of sairlib, and forks
+once for each pytest: a mutant costs the tests' own time (so: Linux or macOS).
+"""
+
+import argparse
+import collections
+import importlib.util
+import json
+import multiprocessing
+import os
+import platform
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from mutants import Mutant, mutants
+
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # before torch is loaded
+
+GOLDEN = "tests/golden/test_golden.py::test_a_golden_run"
+SAIR = [f"{GOLDEN}[{case}]" for case in ("sair", "sair-full", "sair-label", "sair, raw", "sair, categories")]
+BASIC = [f"{GOLDEN}[{case}]" for case in ("sasrec", "bert4rec")]
+SAMPLED = [f"{GOLDEN}[sasrec, {case}]" for case in ("gbce", "sampled softmax", "shared")]
+
+# name -> its file, and the tests that should notice, in stages: the fastest first, the first failure ends it.
+MODULES: dict[str, tuple[str, list[list[str]]]] = {
+    "metrics": ("src/sairlib/metrics.py", [["tests/test_metrics.py"]]),
+    "losses": ("src/sairlib/losses.py", [["tests/test_losses.py"], ["tests/test_objectives.py"], SAMPLED]),
+    "evaluator": ("src/sairlib/evaluator.py", [["tests/test_evaluator.py"], BASIC[:1], ["tests/test_evaluate.py"]]),
+    "negatives": (
+        "src/sairlib/data/negatives.py",
+        [["tests/data/test_negatives.py", "tests/data/test_sampler.py"], ["tests/test_evaluator.py"], SAMPLED],
+    ),
+    "split": ("src/sairlib/data/split.py", [["tests/data/test_split.py"], ["tests/data/test_sequences.py"]]),
+    "sequences": (
+        "src/sairlib/data/sequences.py",
+        [["tests/data/test_sequences.py"], ["tests/test_objectives.py"], [*BASIC, f"{GOLDEN}[sasrec, pieces]"]],
+    ),
+    "objectives": ("src/sairlib/objectives.py", [["tests/test_objectives.py"], [*BASIC, f"{GOLDEN}[lightsans]"]]),
+    "interests": ("src/sairlib/nn/interests.py", [["tests/nn/test_interests.py"], ["tests/models/test_sair.py"], SAIR]),
+    "sair": ("src/sairlib/models/sair.py", [["tests/models/test_sair.py"], SAIR, ["tests/contracts", "-k", "sair"]]),
+    "trainer": (
+        "src/sairlib/trainer.py",
+        [
+            [*BASIC[:1], *(f"{GOLDEN}[sasrec, {case}]" for case in ("pieces", "by rows", "softmax", "adagrad"))],
+            ["tests/test_trainer.py"],
+            ["tests/test_checkpoint.py", "tests/test_row_adam.py"],
+            ["tests/test_resume.py", "tests/test_train.py"],
+        ],
+    ),
+}
+
+HERE = Path(__file__).resolve().parent
+TOP = HERE.parents[1]
+KEPT = HERE / "results.jsonl"
+MEMORY = 16 * 2**30
+"""Of address space, for the mutants that would ask for all there is."""
+ANOTHER = 99
+PYTEST = [
+    "-x",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "--hypothesis-seed=0",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+]
+SLOW = ("torch", "torch.utils.checkpoint", "numpy", "pandas", "hydra", "hypothesis", "pytest", "tensorboard")
+
+
+def copy_tree(to: Path) -> None:
+    """What git knows or would add, as it is now; without the records of runs, which no test reads."""
+    listed = git("ls-files", "-coz", "--exclude-standard").split("\0")
+    for name in listed:
+        if name and not name.startswith("experiments/runs/") and (TOP / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(TOP / name, to / name)
+
+
+def of(module: str) -> list[Mutant]:
+    file = MODULES[module][0]
+    return mutants(module, file, (TOP / file).read_text())
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=TOP, check=True, capture_output=True, text=True).stdout
+
+
+def pytest_in(tree: Path, words: list[str], limit: float, show: bool) -> str:
+    """'passed', 'killed' or 'timeout': these tests in ``tree``, in a process of their own."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()  # a group of its own, so that what the tests start ends with it
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            os.chdir(tree)
+            sys.path.insert(0, str(tree / "src"))
+            os.environ["PYTHONPATH"] = str(tree / "src")
+            if not show:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, 1), os.dup2(nowhere, 2)
+            spec = importlib.util.find_spec("sairlib")
+            if not (spec and str(spec.origin).startswith(str(tree))):
+                os._exit(ANOTHER)
+            import pytest
+
+            code = int(pytest.main([*PYTEST, *words]))
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        os._exit(code)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done and os.waitstatus_to_exitcode(status) == ANOTHER:
+            raise RuntimeError("the tests would import another sairlib than the copy's")
+        if done:
+            return "killed" if status else "passed"
+        time.sleep(0.01)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def start(root: str) -> None:
+    """Each worker has a copy of the tree, and has imported what all tests import: the forks need not."""
+    global tree
+    for name in SLOW:
+        importlib.import_module(name)
+    tree = Path(tempfile.mkdtemp(dir=root))
+    copy_tree(tree)
+
+
+def run(mutant: Mutant, limits: list[float], show: bool = False) -> dict[str, Any]:
+    file, outcome, seconds = tree / mutant.file, "survived", []
+    original = file.read_text()
+    for cached in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
+        cached.unlink()  # it is taken for the file's if size and second are the same
+    file.write_text(mutant.source or original)
+    for words, limit in zip(MODULES[mutant.module][1], limits, strict=True):
+        begin = time.monotonic()
+        found = pytest_in(tree, words, limit, show)
+        seconds.append(round(time.monotonic() - begin, 2))
+        if found != "passed":
+            outcome = found
+            break
+    file.write_text(original)
+    for cached in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
+        cached.unlink()
+    shown = {"id": mutant.id, **mutant._asdict()}
+    del shown["source"]
+    return {**shown, "outcome": outcome, "seconds": seconds}
+
+
+def summary(rows: list[dict[str, Any]], head: str) -> str:
+    lines = ["# Mutation run", "", "Generated by `mutate.py`; [how to read it](README.md).", "", head, ""]
+    lines += [
+        "| module | mutants | run | killed | timeout | survived | seconds each |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    survivors: list[str] = []
+    for module in MODULES:
+        own = [row for row in rows if row["module"] == module]
+        if own:
+            n = collections.Counter(row["outcome"] for row in own)
+            each = sum(sum(row["seconds"]) for row in own) / len(own)
+            counts = f"{n['killed']} | {n['timeout']} | {n['survived']}"
+            lines.append(f"| {module} | {len(of(module))} | {len(own)} | {counts} | {each:.1f} |")
+        alive = sorted((row["line"], row["what"], row["id"]) for row in own if row["outcome"] == "survived")
+        survivors += ["", f"### {module}", ""] if alive else []
+        survivors += [f"- line {line}, {name}: `{what}`" for line, what, name in alive]
+    return "\n".join([*lines, "", "## Survivors", *survivors]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--module", action="append", choices=list(MODULES), help="again for more (default: all)")
+    parser.add_argument("--sample", type=int, metavar="N", help="so many of each module, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--list", action="store_true", help="run none")
+    parser.add_argument("--resume", action="store_true", help="keep what results.jsonl has of this commit")
+    parser.add_argument("--survivors", action="store_true", help="again those of results.jsonl that survived")
+    parser.add_argument("--id", help="this one alone, with pytest's output; nothing is written")
+    told = parser.parse_args()
+    chosen: list[Mutant] = []
+    for module in told.module or MODULES:
+        found = [mutant for mutant in of(module) if told.id in (None, mutant.id)]
+        n = min(told.sample or len(found), len(found))
+        chosen += sorted(random.Random(f"{told.seed} {module}").sample(found, n), key=lambda mutant: mutant.line)
+    if told.list:
+        return print("\n".join(f"{each.id} {each.file}:{each.line}  {each.what}" for each in chosen))
+    changed = git("status", "--porcelain", "--", "src", "tests", "conf", "data", "pyproject.toml")
+    commit = git("rev-parse", "--short=10", "HEAD").strip() + (" and changes" if changed else "")
+    rows = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
+    if told.survivors:
+        alive = {row["id"] for row in rows if row["outcome"] == "survived"}
+        chosen = [each for each in chosen if each.id in alive]
+        rows = [row for row in rows if row["id"] not in {each.id for each in chosen}]
+    else:
+        rows = [row for row in rows if told.resume and row["commit"] == commit and not changed]
+        chosen = [each for each in chosen if each.id not in {row["id"] for row in rows}]
+    if not told.id:
+        KEPT.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # The tests' own default is beside the checkout, which the copies are not in.
+    os.environ.setdefault("SAIRLIB_TEST_DATA", str(TOP.parent / "shared" / "data"))
+    with (
+        tempfile.TemporaryDirectory() as root,
+        multiprocessing.get_context("fork").Pool(told.jobs, start, (root,)) as pool,
+    ):
+        asked = []
+        for module in dict.fromkeys(each.module for each in chosen):
+            whole = Mutant(module, MODULES[module][0], 0, "nothing", "")
+            plain = pool.apply(run, (whole, [600.0] * len(MODULES[module][1]), bool(told.id)))
+            print(f"{module}: the tests on the code as it is take {plain['seconds']} s", flush=True)
+            if plain["outcome"] != "survived":
+                sys.exit(f"{module}: the tests fail on the code as it is: call it with --id and any mutant to see how")
+            limits = [20 + 5 * seconds for seconds in plain["seconds"]]
+            asked += [pool.apply_async(run, (each, limits, bool(told.id))) for each in chosen if each.module == module]
+        for answer in asked:
+            row = {**answer.get(), "commit": commit}
+            print(f"{row['outcome']:8} {row['id']} {row['file']}:{row['line']}  {row['what']}", flush=True)
+            if not told.id:
+                rows.append(row)
+                with KEPT.open("a") as kept:
+                    kept.write(json.dumps(row) + "\n")
+    if not told.id:
+        sample = f"{told.sample} of each module, seed {told.seed}" if told.sample else "all mutants"
+        python = platform.python_version()
+        head = f"Commit {commit}; {sample}; {os.cpu_count()} cores, {platform.machine()}, Python {python}."
+        (HERE / "RESULTS.md").write_text(summary(rows, head))
+
+
+if __name__ == "__main__":
+    main()
