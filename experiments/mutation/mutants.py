@@ -3,6 +3,7 @@
 import ast
 import copy
 import hashlib
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -137,7 +138,7 @@ def mutants(module: str, file: str, text: str) -> list[Mutant]:
             setattr(owner, field, old)
             if statement_goes:
                 before, after = ("the body of " + before, "pass") if node is place else (before, "(left out)")
-            found.setdefault(source, Mutant(module, file, line, f"{before}  ->  {after}", source))
+            found.setdefault(source, Mutant(module, file, line, difference(before, after), source))
     found.pop(ast.unparse(tree), None)
     return list(found.values())
 
@@ -147,5 +148,14 @@ def shown(node: ast.AST) -> str:
     short = copy.copy(node)
     if isinstance(short, ast.If):
         short.body, short.orelse = [ast.Pass()], []
-    text = " ".join(ast.unparse(short).split()).removesuffix(" pass")
-    return text if len(text) < 160 else text[:157] + "..."
+    return " ".join(ast.unparse(short).split()).removesuffix(" pass")
+
+
+def difference(before: str, after: str) -> str:
+    """Both, of long ones what differs and a little around it."""
+    start = len(os.path.commonprefix([before, after]))
+    end = len(os.path.commonprefix([before[start:][::-1], after[start:][::-1]]))
+    if max(len(before), len(after)) > 120:
+        before, after = ("..." + text[max(0, start - 40) : len(text) - max(0, end - 40)] for text in (before, after))
+        before, after = (text if len(text) <= 160 else text[:157] + "..." for text in (before, after))
+    return f"{before}  ->  {after}"

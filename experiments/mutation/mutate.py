@@ -85,8 +85,7 @@ SLOW = ("torch", "torch.utils.checkpoint", "numpy", "pandas", "hydra", "hypothes
 
 def copy_tree(to: Path) -> None:
     """What git knows or would add, as it is now; without the records of runs, which no test reads."""
-    listed = git("ls-files", "-coz", "--exclude-standard").split("\0")
-    for name in listed:
+    for name in git("ls-files", "-coz", "--exclude-standard").split("\0"):
         if name and not name.startswith("experiments/runs/") and (TOP / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(TOP / name, to / name)
@@ -242,8 +241,7 @@ def main() -> None:
                     kept.write(json.dumps(row) + "\n")
     if not told.id:
         sample = f"{told.sample} of each module, seed {told.seed}" if told.sample else "all mutants"
-        python = platform.python_version()
-        head = f"Commit {commit}; {sample}; {os.cpu_count()} cores, {platform.machine()}, Python {python}."
+        head = f"Commit {commit}; {sample}; {os.cpu_count()} cores, {platform.platform()}."
         (HERE / "RESULTS.md").write_text(summary(rows, head))
 
 
