@@ -3,7 +3,6 @@
 import ast
 import copy
 import hashlib
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -153,9 +152,15 @@ def shown(node: ast.AST) -> str:
 
 def difference(before: str, after: str) -> str:
     """Both, of long ones what differs and a little around it."""
-    start = len(os.path.commonprefix([before, after]))
-    end = len(os.path.commonprefix([before[start:][::-1], after[start:][::-1]]))
     if max(len(before), len(after)) > 120:
+        start = alike(before, after)
+        end = alike(before[start:][::-1], after[start:][::-1])
         before, after = ("..." + text[max(0, start - 40) : len(text) - max(0, end - 40)] for text in (before, after))
         before, after = (text if len(text) <= 160 else text[:157] + "..." for text in (before, after))
     return f"{before}  ->  {after}"
+
+
+def alike(one: str, other: str) -> int:
+    """How many first characters are the same."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

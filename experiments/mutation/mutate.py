@@ -57,8 +57,9 @@ MODULES: dict[str, tuple[str, list[list[str]]]] = {
     "trainer": (
         "src/sairlib/trainer.py",
         [
-            [*BASIC[:1], *(f"{GOLDEN}[sasrec, {case}]" for case in ("pieces", "by rows", "softmax", "adagrad"))],
+            BASIC[:1],
             ["tests/test_trainer.py"],
+            [f"{GOLDEN}[sasrec, {case}]" for case in ("pieces", "by rows", "softmax", "adagrad")],
             ["tests/test_checkpoint.py", "tests/test_row_adam.py"],
             ["tests/test_resume.py", "tests/test_train.py"],
         ],
@@ -80,7 +81,7 @@ PYTEST = [
     "-W",
     "ignore::pytest.PytestAssertRewriteWarning",
 ]
-SLOW = ("torch", "torch.utils.checkpoint", "numpy", "pandas", "hydra", "hypothesis", "pytest", "tensorboard")
+SLOW = ("torch._dynamo", "torch.utils.tensorboard", "numpy", "pandas", "hydra", "hypothesis", "pytest")
 
 
 def copy_tree(to: Path) -> None:
@@ -92,8 +93,7 @@ def copy_tree(to: Path) -> None:
 
 
 def of(module: str) -> list[Mutant]:
-    file = MODULES[module][0]
-    return mutants(module, file, (TOP / file).read_text())
+    return mutants(module, MODULES[module][0], (TOP / MODULES[module][0]).read_text())
 
 
 def git(*words: str) -> str:
