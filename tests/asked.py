@@ -1,21 +1,47 @@
-"""Objectives for tests, without a configuration."""
+"""Histories and objectives for tests, without a configuration."""
 
-from sairlib.data.negatives import Sampler
-from sairlib.data.sequences import SequenceStore
-from sairlib.losses import bce
-from sairlib.objectives import Loss, NextItem
+import torch
+from torch import Tensor
+
+from sairlib.batch import Batch, History
+from sairlib.data.sequences import Rows, SequenceStore
+from sairlib.training.losses import BCE, Loss
+from sairlib.training.negatives import Popular, Sampler, Shared, Uniform
+from sairlib.training.objectives import NextItem, Objective
 
 
-def sampler(store: SequenceStore, n_negatives: int, kind: str = "uniform", popularity: float = 1.0) -> Sampler:
-    return Sampler(kind, n_negatives, popularity, store.unseen, store.counts_M)
+def history(items_BN: Tensor) -> History:
+    """Each row another user's, from user 0 on."""
+    return History(torch.arange(len(items_BN)), items_BN)
+
+
+def sampler(store: SequenceStore, n: int, kind: str = "uniform", power: float = 1.0) -> Sampler:
+    if kind == "popular":
+        return Popular(store, n, power)
+    return {"uniform": Uniform, "shared": Shared}[kind](store, n)
 
 
 def next_item(
     store: SequenceStore,
     n_negatives: int = 1,
-    steps_per_batch: float | None = None,
     n_targets: int = 1,
-    loss: Loss = bce,
+    loss: Loss | None = None,
     kind: str = "uniform",
+    batch_size: int = 16,
+    steps_per_batch: float | None = None,
 ) -> NextItem:
-    return NextItem(loss, sampler(store, n_negatives, kind), steps_per_batch, n_targets)
+    """``kind="none"`` for a loss over all items; ``steps_per_batch`` in the place of the epoch's mean."""
+    drawn = None if kind == "none" else sampler(store, n_negatives, kind)
+    made = NextItem(loss or BCE(), drawn, store, batch_size, n_targets)
+    if steps_per_batch is not None:
+        made.steps_per_batch = steps_per_batch
+    return made
+
+
+def batch_of(objective: Objective, users_B: Tensor, seed: int = 0) -> Batch:
+    """What the objective asks about these users."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = Rows(users_B, int(objective.store.train_steps(users_B).max()))
+    [(batch, share)] = objective.batches(rows, generator)
+    assert share == 1.0
+    return batch

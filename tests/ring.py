@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from sairlib.batch import PAD
 from sairlib.data.dataset import Dataset
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import leave_one_out
-from sairlib.evaluator import EvaluationSettings, Evaluator
+from sairlib.evaluation.evaluator import Evaluator
+from sairlib.evaluation.rankings import EvaluationSettings
 from sairlib.models.sair import SAIR
 from sairlib.models.sasrec import SASRec
-from sairlib.runlog import RunLog
-from sairlib.trainer import Trainer, TrainingSettings
+from sairlib.nn.item_encoder import SelfAttention
+from sairlib.run.log import RunLog
+from sairlib.training.optimisers import RowAdam
+from sairlib.training.settings import TrainingSettings
+from sairlib.training.trainer import Trainer
 
 M = 30
 IDENTITY = {"model": "SASRec", "data and split": "ring"}
@@ -39,9 +44,17 @@ def trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings:
     torch.manual_seed(seed)
     model: SASRec | SAIR = SASRec(M, 40, 8, d=8, n_blocks=1, dropout=dropout)
     if sair:
-        model = SAIR(M, 8, torch.full((M + 1, 0), PAD), 0, n_interests=4, top_k=2, d=8, n_blocks=1, dropout=dropout)
+        encoder = partial(SelfAttention, n_blocks=1)
+        none = torch.full((M + 1, 0), PAD)
+        model = SAIR(M, 8, none, 0, n_interests=4, top_k=2, d=8, encoder=encoder, dropout=dropout)
     chosen = TrainingSettings(**{"epochs": 3, "batch_size": 16, "lr": 0.01, **settings})
-    return Trainer(model, next_item(store, chosen.n_negatives), store, evaluator, chosen, seed, IDENTITY)
+    asks = next_item(store, batch_size=chosen.batch_size)
+    return Trainer(model, asks, store, evaluator, chosen, seed, IDENTITY)
+
+
+def by_rows(made: Trainer) -> list[RowAdam]:
+    """The optimiser of tables by rows, where there is one."""
+    return [optimizer for optimizer in made.optimizers if isinstance(optimizer, RowAdam)]
 
 
 def fit(made: Trainer, directory: Path) -> list[dict[str, Any]]:
@@ -49,7 +62,7 @@ def fit(made: Trainer, directory: Path) -> list[dict[str, Any]]:
     directory.mkdir(exist_ok=True)
     log = RunLog(directory, made.progress.epoch, made.progress.step)
     try:
-        made.fit(log, directory)
+        made.fit(log)
     finally:
         log.close()
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

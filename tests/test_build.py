@@ -8,25 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import batch_of
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from sairlib import build, commands
+from sairlib import build
+from sairlib.batch import History
 from sairlib.data.dataset import Dataset
 from sairlib.data.filters import Filters
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import leave_one_out
 from sairlib.errors import UserError
-from sairlib.evaluator import EvaluationSettings
-from sairlib.trainer import TrainingSettings
+from sairlib.evaluation.rankings import EvaluationSettings
+from sairlib.training.settings import TrainingSettings
 
-CONF = Path(commands.CONFIG_PATH)
+CONF = Path(build.CONFIG_PATH)
 pytestmark = pytest.mark.skipif(not CONF.is_dir(), reason="needs a checkout: the names come from its conf/")
 
 
 def names(group: str) -> list[str]:
-    """What a group may be given; those in its folders as folder/name."""
-    return sorted(path.relative_to(CONF / group).with_suffix("").as_posix() for path in (CONF / group).rglob("*.yaml"))
+    """What a group may be given; experiments as folder/name."""
+    found = (CONF / group).rglob("*.yaml") if group == "experiment" else (CONF / group).glob("*.yaml")
+    return sorted(path.relative_to(CONF / group).with_suffix("").as_posix() for path in found)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,9 +114,9 @@ def test_every_loss_trains(loss: str) -> None:
     split = small(with_categories=False)
     config = composed(f"loss={loss}", "model=sasrec", "model.d=4", "max_len=5")
     store = SequenceStore(split, 5, torch.device("cpu"))
-    objective = build.objective(config, store, TrainingSettings(n_negatives=3))
+    objective = build.objective(config, store, 16)
     model = build.model(config, split, torch.device("cpu"))
-    parts = objective.loss(model, objective.batch(store, store.train_rows, torch.Generator().manual_seed(0)))
+    parts = objective.loss(model, batch_of(objective, store.train_users))
     assert list(parts) == [loss]
     parts[loss].backward()
     assert parts[loss] > 0 and all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -122,7 +125,7 @@ def test_every_loss_trains(loss: str) -> None:
 def test_an_option_that_a_loss_has_not_is_refused() -> None:
     store = SequenceStore(small(with_categories=False), 5, torch.device("cpu"))
     with pytest.raises(UserError, match="margin") as caught:
-        build.objective(composed("loss=bpr", "+loss.margin=0.5"), store, TrainingSettings())
+        build.objective(composed("loss=bpr", "+loss.margin=0.5"), store, 16)
     assert "\n" not in str(caught.value)
 
 
@@ -142,7 +145,7 @@ def test_every_model_is_built_with_every_interests(name: str, interests: str) ->
     if name == "sair-label":
         config.model.top_k = min(config.model.top_k, 4)
     made = build.model(config, small(True), torch.device("cpu"))
-    scores = made.score_all(made.encode_newest(torch.tensor([[1, 2, 3]]), torch.tensor([0])))
+    scores = made.head.score_all(made.newest(History(torch.tensor([0]), torch.tensor([[1, 2, 3]]))))
     assert scores.shape == (1, 13) and torch.isfinite(scores).all()
 
 

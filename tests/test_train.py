@@ -19,8 +19,10 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from sairlib import checkpoint, train, trainer
+from sairlib import train
 from sairlib.data.sequences import Rows
+from sairlib.run import checkpoint
+from sairlib.training import trainer
 
 TINY = [
     *("device=cpu", "model.d=8", "max_len=8", "training.epochs=2", "training.batch_size=16"),
@@ -167,7 +169,7 @@ def test_a_mistake_on_the_real_command_line_gets_one_line(tmp_path: Path, monkey
 def test_a_run_is_never_overwritten_but_gone_on_with(home: Path, command: Command) -> None:
     assert command()[0] == 0
     before = contents(home / "run")
-    assert refused(command("training.epochs=3"), "run_dir=", "already holds a run", "resume=true")
+    assert refused(command("training.epochs=3"), "run_dir=", "already holds a run", "python -m sairlib.resume run=")
     assert contents(home / "run") == before
 
     code, out, err = command("training.epochs=4", "resume=true")
@@ -188,8 +190,8 @@ def test_a_run_goes_on_as_it_began_unless_told_otherwise(home: Path, command: Co
     code, out, err = command("resume=true", "run_dir=run", "training.epochs=3", "training.lr=0.03", tiny=[])
     assert (code, err) == (0, "") and "epoch   3" in out
     found = OmegaConf.load(home / "run" / "config.yaml")
-    assert (found.training.epochs, found.training.lr, found.resume) == (3, 0.03, True)
-    began.training.epochs, began.training.lr, began.resume = 3, 0.03, True
+    assert (found.training.epochs, found.training.lr) == (3, 0.03)
+    began.training.epochs, began.training.lr = 3, 0.03
     assert found == began
     assert command("resume=true", "run_dir=run", "training.epochs=4", tiny=[])[0] == 0
     assert OmegaConf.load(home / "run" / "config.yaml").training.lr == 0.03
@@ -259,11 +261,19 @@ def test_multirun_makes_a_directory_for_each_job(home: Path, command: Command) -
         (["interests.top_k=11"], ["11"]),
         (["interests.top_k=0"], ["0"]),
         (["interests.n_interests=0"], ["0"]),
-        (["model.n_heads=3"], ["3", "8"]),
+        (["model.encoder.n_heads=3"], ["3", "8"]),
+        (["model.encoder._target_=sairlib.models.sair.nosuch"], ["nosuch"]),
+        (["negatives.n=0"], ["negatives", "n=0"]),
+        (["negatives.n=many"], ["negatives.n", "many"]),
+        (["negatives=none"], ["loss=bce needs negatives"]),
+        (["loss=softmax", "negatives=uniform"], ["negatives=none"]),
+        (["negatives.power=1"], ["power"]),
+        (["model.positions=middle"], ["middle"]),
+        (["split.min_actions=2"], ["min_actions=2"]),
         (["model.d=-8"], ["-8"]),
         (["model.dropout=1.5"], ["1.5"]),
         (["model.d=eight"], ["eight"]),
-        (["model.n_blocks=1.5"], ["1.5"]),
+        (["model.encoder.n_blocks=1.5"], ["1.5"]),
         (["model.variant=best"], ["best"]),
         (["model=sair-label"], ["categories"]),
         (["training.epochs="], ["training.epochs"]),
@@ -342,14 +352,14 @@ def test_who_has_had_everything_is_no_obstacle(home: Path, command: Command) -> 
 def test_short_users_train_and_are_counted(home: Path, command: Command) -> None:
     ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", [*walks(), (50, 1), (50, 2), (51, 3)])
     code, out, _ = command()
-    assert code == 0 and "2 users have fewer than 3 actions" in out
+    assert code == 0 and "2 users have too few actions to be evaluated" in out
     assert json.loads((home / "run" / "test.json").read_text())["n_users"] == 20
 
 
 def test_no_number_stops_the_command_with_one_line(
     home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = trainer.Trainer._step
+    step = trainer.Trainer.step
 
     def broken(self: trainer.Trainer, rows: Rows) -> Any:
         done = step(self, rows)
@@ -357,7 +367,7 @@ def test_no_number_stops_the_command_with_one_line(
             done.figures["loss"] *= float("nan")
         return done
 
-    monkeypatch.setattr(trainer.Trainer, "_step", broken)
+    monkeypatch.setattr(trainer.Trainer, "step", broken)
     assert refused(command(), "NaN or inf at step 3")
     assert checkpoint.load(home / "run" / "last.pt")["progress"]["epoch"] == 1
     assert not (home / "run" / "test.json").exists()

@@ -17,13 +17,14 @@ from typing import Any
 
 import generate
 import torch
-from system_sairlib import Curves, trainer_of
+from system_sairlib import Curves, study_of
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_map
 
-from sairlib import runtime
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part
-from sairlib.trainer import Trainer
+from sairlib.run import runtime
+from sairlib.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 SAIR_TABLE2 = ["training.batch_size=256", "training.betas=[0.9,0.999]"]  # what of that protocol bears on speed
@@ -41,11 +42,11 @@ def epoch(trainer: Trainer, batches: int | None = None) -> dict[str, float]:
     """One epoch, or its first batches: wall time and what the trainer says of its speed."""
     if batches is not None:
         trainer.store.epoch = lambda *given: SequenceStore.epoch(trainer.store, *given)[:batches]  # type: ignore[method-assign]
-        whole = math.ceil(len(trainer.store.train_rows) / trainer.settings.batch_size)
+        whole = math.ceil(len(trainer.store.train_users) / trainer.settings.batch_size)
         trainer.steps_per_epoch, trainer.progress.step = min(batches, whole), 0
     with TemporaryDirectory() as folder, closing(Curves(Path(folder))) as log:
         start = time.perf_counter()
-        trainer._train_epoch(log)
+        trainer.train_epoch(log)
         trainer.progress.epoch += 1
         seconds = time.perf_counter() - start
     return {"seconds": round(seconds, 3), "tokens_per_second": round(log.speed["tokens_per_second"])}
@@ -67,15 +68,15 @@ def agreement(device: str) -> dict[str, float]:
 
     The negatives differ with the device's generator: they are drawn on the CPU for both.
     """
-    overrides = ["dataset=ml-100k", "model=sasrec", "model.dropout=0", "training.n_negatives=1"]
-    ours, theirs = (trainer_of([*overrides, f"device={name}"]) for name in ("cpu", device))
+    overrides = ["dataset=ml-100k", "model=sasrec", "model.dropout=0"]
+    ours, theirs = (study_of([*overrides, f"device={name}"]).trainer for name in ("cpu", device))
     theirs.model.load_state_dict(ours.model.state_dict())
     gap = 0.0
     for rows in ours.store.epoch(128, 1, torch.Generator().manual_seed(1))[:3]:
-        batch = ours.objective.batch(ours.store, rows.users_B, torch.Generator().manual_seed(2))
+        [(batch, _)] = ours.objective.batches(rows, torch.Generator().manual_seed(2))
         losses = []
         for trainer, where in ((ours, "cpu"), (theirs, device)):
-            moved = type(batch)(*(part.to(where) for part in batch))
+            moved = tree_map(lambda part: part.to(where) if isinstance(part, torch.Tensor) else part, batch)  # noqa: B023
             losses.append(
                 float(torch.stack(list(trainer.objective.loss(trainer.model.train(), moved).values())).sum().detach())
             )
@@ -89,7 +90,11 @@ def evaluation(trainer: Trainer) -> dict[str, float]:
         start = time.perf_counter()
         trainer.evaluator.rank(trainer.model, Part.VALIDATION)
         seconds = time.perf_counter() - start
-    return {"seconds": round(seconds, 3), "users": len(trainer.store.eval_users), "items": trainer.store.n_items}
+    return {
+        "seconds": round(seconds, 3),
+        "users": trainer.store.n_targets(Part.VALIDATION),
+        "items": trainer.store.n_items,
+    }
 
 
 def main() -> None:
@@ -103,7 +108,7 @@ def main() -> None:
     rows: dict[str, Any] = {"agreement with the CPU": agreement(told.device)}
     for name, overrides in (("SASRec, ml-1m-sasrec", SASREC), ("SAIR, ml-1m", SAIR)):
         for way, settings in WAYS.items():
-            trainer = trainer_of([*overrides, *settings, *on])
+            trainer = study_of([*overrides, *settings, *on]).trainer
             epoch(trainer, told.few)  # warms up, and compiles
             rows[f"{name}, {way}"] = epoch(trainer, told.few) | kernels(trainer, 10)
             print(name, way, rows[f"{name}, {way}"], flush=True)
@@ -112,7 +117,8 @@ def main() -> None:
         generate.write(folder, told.users, 26_744, 144 * told.users, 20, seed=1)
     data = [f"data.root={folder.parent}", f"data.cache={told.work.resolve() / 'cache'}"]
     ranked = ["evaluation.n_candidates=0", "evaluation.batch_size=2048", "training.monitor=full/ndcg@10"]
-    trainer = trainer_of([*ML_20M, *data, *ranked, "training.batch_size=1024", "training.precision=bf16", *on])
+    settings = ["training.batch_size=1024", "training.precision=bf16"]
+    trainer = study_of([*ML_20M, *data, *ranked, *settings, *on]).trainer
     epoch(trainer, told.few or 40)
     rows["ML-20M's shape, n 150, batch 1024, bf16"] = epoch(trainer, told.few or 40) | kernels(trainer, 10)
     rows["full ranking, ML-20M's shape"] = evaluation(trainer)

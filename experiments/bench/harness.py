@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from system_sairlib import trainer_of
+from system_sairlib import study_of
 
-from sairlib import runtime
+from sairlib.run import runtime
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
@@ -57,18 +57,19 @@ class Bench:
         """Our training part, evaluated users, targets and candidates, as a file that every peer can read."""
         path = self.work / f"{'-'.join(overrides).replace('=', '-').replace('/', '-')}.npz"
         if not path.exists():
-            trainer = trainer_of(list(overrides))
-            store, drawn = trainer.store, trainer.evaluator.drawn
+            study = study_of(list(overrides))
+            store, drawn = study.store, study.evaluator.drawn
             assert drawn is not None
             items = [store.items[a : a + n] for a, n in zip(store.starts, store.train_lengths, strict=True)]
-            targets = store.items[store.starts[store.eval_users] + store.lengths[store.eval_users] - 2]
+            users = torch.from_numpy(study.split.eval_users)
+            targets = store.items[store.starts[users] + store.lengths[users] - 2]
             np.savez(
                 path,
                 sequence_users=np.repeat(np.arange(len(items)), store.lengths.numpy()),
                 sequence_items=store.items.numpy(),
                 users=np.repeat(np.arange(len(items)), store.train_lengths.numpy()),
                 items=np.concatenate([part.numpy() for part in items]),
-                eval_users=store.eval_users.numpy(),
+                eval_users=users.numpy(),
                 candidates=np.concatenate([targets[:, None].numpy(), drawn.items_UC], 1),
             )
         return str(path)
@@ -82,7 +83,7 @@ class System:
         self.log = (bench.work / f"{name}.log").open("w")
         environment = {**os.environ, "OMP_NUM_THREADS": str(bench.threads), "PYTHONPATH": str(checkout / "src")}
         self.process = subprocess.Popen(
-            [python, str(HERE / f"system_{name}.py")],
+            [python, str(checkout / HERE.relative_to(CHECKOUT) / f"system_{name}.py")],  # each commit has its own
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,

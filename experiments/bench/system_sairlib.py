@@ -10,21 +10,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from serve import Answer, serve
 from torch import nn
 from torch.profiler import profile
 
-import sairlib
-from sairlib import build, runtime
+from sairlib import build
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part
-from sairlib.evaluator import EvaluationSettings, Evaluator
-from sairlib.nn.attention import CausalAttention
-from sairlib.objectives import NextItem
-from sairlib.runlog import RunLog
-from sairlib.trainer import Trainer, TrainingSettings
+from sairlib.nn.layers import CausalAttention
+from sairlib.run.log import RunLog
+from sairlib.run.study import Study
+from sairlib.training.trainer import Trainer
 
 OPERATORS = {
     "matrix products": ("mm", "addmm", "addmm_", "bmm", "baddbmm_"),
@@ -37,31 +33,10 @@ OPERATORS = {
     "copies and zeros": ("copy_", "cat", "fill_", "zero_", "empty", "empty_strided"),
 }
 
-CONF = Path(sairlib.__file__).parents[2] / "conf"
 
-
-def config_of(overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=overrides)
-
-
-def trainer_of(overrides: list[str]) -> Trainer:
+def study_of(overrides: list[str]) -> Study:
     """As the train command builds it."""
-    config = config_of(overrides)
-    device = runtime.choose_device(config.device)
-    runtime.seed_everything(config.seed)
-    if hasattr(runtime, "keep_freed_memory"):  # older commits, in the table over our own, have it not
-        runtime.keep_freed_memory()
-    training = build.settings(config, "training", TrainingSettings)
-    split = build.split(config)
-    model = build.model(config, split, device)
-    store = SequenceStore(split, config.max_len, device)
-    evaluator = Evaluator(split, store, build.settings(config, "evaluation", EvaluationSettings))
-    if hasattr(build, "objective"):
-        objective = build.objective(config, store, training)
-    else:  # older commits
-        objective = NextItem(training.n_negatives, store.steps_per_batch(training.batch_size))
-    return Trainer(model, objective, store, evaluator, training, config.seed, {})
+    return build.study(build.compose(overrides), "", {})
 
 
 def flops_of_an_epoch(trainer: Trainer) -> dict[str, float]:
@@ -70,9 +45,10 @@ def flops_of_an_epoch(trainer: Trainer) -> dict[str, float]:
     ``needed`` counts the causal half of attention, ``quoted`` all of it, as utilisation is mostly given.
     """
     store, model = trainer.store, trainer.model
-    steps_U = (store.train_lengths[store.train_rows] - 1).clamp(max=store.max_len).double()
+    steps_U = (store.train_lengths[store.train_users] - 1).clamp(max=store.max_len).double()
     weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
-    scored = (1 + trainer.settings.n_negatives) * model.encoder.item_embedding.embedding_dim
+    sampler = trainer.objective.sampler
+    scored = (1 + (sampler.n if sampler else 0)) * model.encoder.item_embedding.embedding_dim
     attended = sum(layer.query_key_value.in_features for layer in model.modules() if isinstance(layer, CausalAttention))
     others = 6 * (weights + scored) * steps_U.sum()
     needed = others + 6 * attended * (steps_U * (steps_U + 1)).sum()  # step t: t scores and t summands of that width
@@ -90,12 +66,13 @@ class Curves(RunLog):
 def make(asked: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(asked["threads"])
     if asked.get("only") == "split":
-        config = config_of(asked["overrides"])
+        config = build.compose(asked["overrides"])
         return {"split": lambda: {"split_sha256": build.split(config).sha256()}}
-    trainer = trainer_of(asked["overrides"])
+    trainer = study_of(asked["overrides"]).trainer
     store = trainer.store
     if "eval_users" in asked:
-        store.eval_users = store.eval_users[: asked["eval_users"]]
+        for part, (users_E, positions_E) in store._targets.items():
+            store._targets[part] = users_E[: asked["eval_users"]], positions_E[: asked["eval_users"]]
 
     def epoch(batches: int | None = None) -> Answer:
         """One epoch of the trainer's own loop, or only its first batches."""
@@ -104,14 +81,14 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
             trainer.steps_per_epoch = batches
         with TemporaryDirectory() as folder, closing(Curves(Path(folder))) as log:
             start = time.perf_counter()
-            trainer._train_epoch(log)
+            trainer.train_epoch(log)
             trainer.progress.epoch += 1
             seconds = time.perf_counter() - start
         return {"seconds": seconds, **log.speed}
 
     def tenth() -> Answer:
         """A tenth of an epoch, and what a whole one would take."""
-        whole = math.ceil(len(store.train_rows) / trainer.settings.batch_size)
+        whole = math.ceil(len(store.train_users) / trainer.settings.batch_size)
         batches = math.ceil(whole / 10)
         answer = epoch(batches)
         return {**answer, "epoch_seconds": answer["seconds"] * whole / batches}
@@ -135,14 +112,14 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
         batches = store.epoch(trainer.settings.batch_size, trainer.settings.length_window, trainer.generator)[:20]
         trainer.model.train()
         for rows in batches:
-            trainer._step(rows)
+            trainer.step(rows)
         start = time.perf_counter()
         for rows in batches:
-            trainer._step(rows)
+            trainer.step(rows)
         seconds = time.perf_counter() - start
         with profile() as found:
             for rows in batches:
-                trainer._step(rows)
+                trainer.step(rows)
         own = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in found.key_averages()}
         grouped = {group: sum(own.get(name, 0.0) for name in names) for group, names in OPERATORS.items()}
         grouped["autograd and all others"] = sum(own.values()) - sum(grouped.values())

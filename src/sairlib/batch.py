@@ -16,6 +16,7 @@ Position  counts back from the newest item: the newest is at 0 whatever the leng
 
 Masks     are boolean and True where something is real, may be attended to, or counts. Always.
 Scores    higher is better, for every model (a distance model returns its negative).
+States    are a tensor, or a tuple of tensors; their first dimension is the row: (B, ...), or (X, ...) when flattened.
 Names     carry shapes: ``states_BND``, ``scores_BC``.
 
     B users in a batch    N steps      D width         H heads
@@ -23,38 +24,72 @@ Names     carry shapes: ``states_BND``, ``scores_BC``.
     C candidates: for training, column 0 is the target and the others are negatives
     S targets of a step   X rows of any kind, flattened
     U users in the data   G categories of one item, at most
+    E held-out items to be found, in an evaluation
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 PAD = 0
 
+State: TypeAlias = Tensor | tuple[Tensor, ...]
+"""What a model makes of histories, and what items are scored against."""
 
-class Batch(NamedTuple):
-    """What a training step sees.
 
-    ``targets_BNS`` are the S items to be told at each step (S = 1: the next one), PAD where there is none; where the
-    newest step alone is asked about, N is 1 in them. ``negatives`` are (B, N, S, C), each target's own, PAD where a
-    user has had everything; or (C), the same for all of the batch. ``log_expected``, see ``losses.py``, is
-    (B, 1, 1, 1) or (C) likewise.
+class History(NamedTuple):
+    """All that a model may look at: who it is, and what they did, right-padded.
+
+    ``times_BN`` are as the data has them (epoch seconds, mostly), 0 at padding; None if it has none.
     """
 
     users_B: Tensor
     items_BN: Tensor
-    targets_BNS: Tensor
-    negatives: Tensor
+    times_BN: Tensor | None = None
+
+    def tail(self, length: int) -> "History":
+        """The newest ``length`` steps of each row, right-padded: all that a short memory needs."""
+        width = self.items_BN.shape[1]
+        starts_B1 = (lengths(self.items_BN) - length).clamp_(min=0)[:, None]
+        steps_BN = starts_B1 + torch.arange(min(length, width), device=self.items_BN.device)
+        steps_BN.clamp_(max=width - 1)
+        times_BN = None if self.times_BN is None else self.times_BN.gather(1, steps_BN)
+        return History(self.users_B, self.items_BN.gather(1, steps_BN), times_BN)
+
+
+class Negatives(NamedTuple):
+    """Items that are to score lower than the targets.
+
+    ``items_BNSC``: each target's own, PAD where a user has had everything; or, if ``shared``, of shape (1, 1, 1, C), the
+    same for the whole batch. ``log_expected`` (to be broadcast to it): the logarithm of how often a negative like this
+    one is expected among the C drawn.
+    """
+
+    items_BNSC: Tensor
     log_expected: Tensor
+    shared: bool = False
+
+
+class Batch(NamedTuple):
+    """What a training step sees.
+
+    ``targets_BNS`` are the S items to be told at each step (S = 1: the next one), PAD where there is none. Where one
+    state stands for a whole sequence, N is 1 in them. ``negatives`` is None for a loss over all items.
+    """
+
+    history: History
+    targets_BNS: Tensor
+    negatives: Negatives | None
 
 
 class EvalBatch(NamedTuple):
-    """What an evaluation step sees: histories, and the one item to be found next."""
+    """What an evaluation step sees: histories, the one item to be found next, and its row among all to be found."""
 
-    users_B: Tensor
-    items_BN: Tensor
+    history: History
     targets_B: Tensor
+    rows_B: Tensor
 
 
 def lengths(items_BN: Tensor) -> Tensor:
@@ -78,13 +113,16 @@ def at_steps(states_BND: Tensor, steps_B: Tensor) -> Tensor:
     return states_BND[torch.arange(len(steps_B), device=steps_B.device), steps_B]
 
 
-def tail(items_BN: Tensor, length: int) -> Tensor:
-    """The newest ``length`` items of each row (B, length), right-padded: all that a short memory needs."""
-    starts_B1 = (lengths(items_BN) - length).clamp_(min=0)[:, None]
-    index_BN = starts_B1 + torch.arange(min(length, items_BN.shape[1]), device=items_BN.device)
-    return items_BN.gather(1, index_BN.clamp_(max=items_BN.shape[1] - 1))
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """``function`` of every tensor of a state."""
+    return function(state) if isinstance(state, Tensor) else tuple(function(part) for part in state)
 
 
-def newest(states_BND: Tensor, items_BN: Tensor) -> Tensor:
-    """The state at each row's newest item (B, D); at step 0 for an empty history."""
-    return at_steps(states_BND, last_steps(items_BN))
+def as_rows(state: State) -> tuple[Tensor, ...]:
+    """The tensors of a state."""
+    return (state,) if isinstance(state, Tensor) else state
+
+
+def like(state: State, rows: tuple[Tensor, ...]) -> State:
+    """``as_rows``, undone: these tensors as a state of the same form."""
+    return rows[0] if isinstance(state, Tensor) else rows

@@ -1,20 +1,15 @@
-"""What the commands share: where the configuration lies, and how errors reach the person who typed."""
+"""What the commands share: how errors reach the person who typed."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sairlib.errors import UserError
-from sairlib.evaluator import NonFiniteError
-
-_CHECKOUT = Path(__file__).parents[2] / "conf"
-CONFIG_PATH = str(_CHECKOUT) if (_CHECKOUT / "train.yaml").is_file() else "pkg://sairlib.conf"
-"""The checkout's ``conf/`` where there is one, else the copy inside the wheel."""
+from sairlib.build import one_line
+from sairlib.errors import NonFiniteError, UserError
 
 _WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -30,12 +25,12 @@ def plain_errors() -> Iterator[None]:
     except (UserError, NonFiniteError, HydraException, OmegaConfBaseException) as error:
         if _WANTS_TRACEBACKS:
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
 
 
-def run_command(main: Callable[[], None]) -> None:
-    """Run a Hydra main. Its task is to guard itself with ``plain_errors``, before Hydra adds lines of its own."""
+def run_command(main: Callable[[], object]) -> None:
+    """Run a command. A Hydra main's task guards itself with ``plain_errors``, before Hydra adds lines of its own."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra catches everything, and bugs lose their traceback
     try:
         with plain_errors():
@@ -43,11 +38,3 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def _one_line(error: BaseException) -> str:
-    """The message, or, where a wrapper has none, that of what it wraps."""
-    told: BaseException | None = error
-    while told is not None and not str(told).strip():
-        told = told.__cause__
-    return " ".join(str(told or type(error).__name__).split())

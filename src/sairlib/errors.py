@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""Exceptions that are meant for the person at the keyboard."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,13 @@ class UserError(ValueError):
     The commands print it without a traceback and exit with a code that is not 0. Anything else that
     escapes is a bug and keeps its traceback.
     """
+
+
+class NonFiniteError(ArithmeticError):
+    """A model produced NaN or inf: a figure made from it would be a lie."""
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a tensor found no room: torch says so by another exception on every kind of device."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in told or "can't allocate memory" in told

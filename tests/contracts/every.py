@@ -7,19 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from asked import batch_of
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from sairlib import build
 from sairlib.batch import PAD, Batch
 from sairlib.data.dataset import UNKNOWN, index
-from sairlib.data.interactions import CATEGORY, ITEM, USER, Interactions
+from sairlib.data.interactions import CATEGORY, ITEM, TIMESTAMP, USER, Interactions
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Split, leave_one_out
 from sairlib.models.recommender import Recommender
-from sairlib.objectives import Objective
-from sairlib.trainer import TrainingSettings
+from sairlib.training.objectives import Objective
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -37,21 +36,25 @@ NO_MEMORY = UNTRAINED | {"attrec", "attrec-inner", "bpr-mf", "fmc", "sine", "tra
 
 @cache
 def data() -> Split:
-    """8 users with 5 to 12 distinct items of 24; items have 1 to 3 of 4 genres, two have none ([UNK])."""
+    """8 users with 5 to 12 distinct items of 24, and times; items have 1 to 3 of 4 genres, two have none ([UNK])."""
     rng = np.random.default_rng(0)
     actions = [(user, item) for user in range(8) for item in rng.permutation(M)[: 5 + user].tolist()]
     actions += [(8, item) for item in [*range(M), *range(M)]]  # everything: there is no negative for this user
     genres = [(item, f"genre {(item + i) % 4}") for item in range(2, M) for i in range(1 + item % 3)]
     frame = pd.DataFrame(np.array(actions), columns=[USER, ITEM])
+    frame[TIMESTAMP] = rng.integers(1, 1000, len(frame)).cumsum()
     made = index(Interactions(frame, "made up", pd.DataFrame(genres, columns=[ITEM, CATEGORY])))
     assert made.n_items == M and UNKNOWN in made.category_names and made.item_categories.shape[1] == 3
     return leave_one_out(made)
 
 
 @cache
-def config(name: str) -> DictConfig:
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        return compose("train", overrides=[f"model={name}", f"max_len={MAX_LEN}"])
+def config(name: str, *words: str) -> DictConfig:
+    """As the yaml has it, but with two negatives; ``words`` as on the command line."""
+    chosen = build.compose([f"model={name}", f"max_len={MAX_LEN}", *words])
+    if chosen.negatives:
+        chosen.negatives.n = 2
+    return chosen
 
 
 def made(name: str, seed: int = 0) -> Recommender:
@@ -81,23 +84,19 @@ def histories(*lengths: int, width: int = MAX_LEN) -> Tensor:
     return torch.stack([nn.functional.pad(row, (0, width - len(row))) for row in rows])
 
 
-def users(items_BN: Tensor) -> Tensor:
-    return torch.arange(len(items_BN))
-
-
+@cache
 def store() -> SequenceStore:
     return SequenceStore(data(), MAX_LEN, CPU)
 
 
 @cache
-def objective(name: str) -> Objective:
-    """The one that the yaml asks for, with two negatives."""
-    return build.objective(config(name), store(), TrainingSettings(n_negatives=2))
+def objective(name: str, *words: str) -> Objective:
+    """The one that the yaml asks for, with two negatives; all users are one batch."""
+    return build.objective(config(name, *words), store(), batch_size=16)
 
 
 def a_batch(name: str, seed: int = 0) -> Batch:
-    known = store()
-    return objective(name).batch(known, known.train_rows, torch.Generator().manual_seed(seed))
+    return batch_of(objective(name), store().train_users, seed)
 
 
 def loss(name: str, model: Recommender, batch: Batch) -> Tensor:

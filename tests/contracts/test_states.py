@@ -7,14 +7,16 @@ from typing import final
 
 import pytest
 import torch
-from every import MAX_LEN, MODELS, UNTRAINED, M, every_model, histories, made, pad_tables, users, warmed
+from asked import history
+from every import MAX_LEN, MODELS, UNTRAINED, M, every_model, histories, made, pad_tables, warmed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sairlib.batch import PAD
+from sairlib.batch import PAD, History, as_rows, map_state
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender
+from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel, one_tensor
+from sairlib.nn.layers import UserTable
 
 
 def test_there_are_models() -> None:
@@ -25,16 +27,19 @@ def test_there_are_models() -> None:
 def test_shapes(name: str) -> None:
     model = made(name).eval()
     items_BN = histories(3, 8, 1, 0)
-    newest_BD = model.encode_newest(items_BN, users(items_BN))
+    newest = model.newest(history(items_BN))
     assert model.n_items == M
-    assert model.score(newest_BD, torch.ones(4, 5, dtype=torch.long)).shape == (4, 5)
-    assert model.score_shared(newest_BD, torch.ones(5, dtype=torch.long)).shape == (4, 5)
-    assert model.score_all(newest_BD).shape == (4, M + 1)
-    if model.every_step:
-        states_BND = model.encode(items_BN, users(items_BN))
-        assert states_BND.shape == (4, MAX_LEN, newest_BD.shape[1])
-        assert model.score(states_BND, torch.ones(4, MAX_LEN, 5, dtype=torch.long)).shape == (4, MAX_LEN, 5)
-        assert model.score_shared(states_BND, torch.ones(5, dtype=torch.long)).shape == (4, MAX_LEN, 5)
+    assert isinstance(model, StepModel | SequenceModel | ClozeModel), "what a state has seen is not said"
+    assert {len(part) for part in as_rows(newest)} == {4}
+    assert model.head.score(newest, torch.ones(4, 5, dtype=torch.long)).shape == (4, 5)
+    assert model.head.score_shared(newest, torch.ones(5, dtype=torch.long)).shape == (4, 5)
+    assert model.head.score_all(newest).shape == (4, M + 1)
+    if isinstance(model, StepModel | ClozeModel):
+        states = model.encode(history(items_BN))
+        for part, of_newest in zip(as_rows(states), as_rows(newest), strict=True):
+            assert part.shape == (4, MAX_LEN, *of_newest.shape[1:])
+        assert model.head.score(states, torch.ones(4, MAX_LEN, 5, dtype=torch.long)).shape == (4, MAX_LEN, 5)
+        assert model.head.score_shared(states, torch.ones(5, dtype=torch.long)).shape == (4, MAX_LEN, 5)
 
 
 @every_model
@@ -42,13 +47,37 @@ def test_shapes(name: str) -> None:
 @given(lengths=st.lists(st.integers(0, MAX_LEN), min_size=1, max_size=5))
 def test_the_newest_state_is_the_state_at_the_newest_item(name: str, lengths: list[int]) -> None:
     model, items_BN = kept(name), histories(*lengths)
-    if not model.every_step:
-        pytest.skip("has no state but the newest")
-    last = [max(length - 1, 0) for length in lengths]
+    if not isinstance(model, StepModel):
+        pytest.skip("has no state but the newest, or asks for it otherwise")
+    check_the_newest(model, items_BN, lengths)
+
+
+@every_model
+def test_what_is_older_than_the_memory_changes_nothing(name: str) -> None:
+    """Of histories longer than any in training, too."""
+    model = kept(name)
+    if not isinstance(model, StepModel) or model.memory is None:
+        pytest.skip("remembers all")
+    size = model.memory
+    lengths = [M, M - 5, size + 1, size, size - 1, 0]
+    items_BN = histories(*lengths, width=M)
+    check_the_newest(model, items_BN, lengths)
+    long_BN = items_BN[:1]
+    older_BN, within_BN = (torch.where(torch.arange(M) < M - kept, 1 + long_BN % M, long_BN) for kept in (size, 0))
     with torch.no_grad():
-        states_BND = model.encode(items_BN, users(items_BN))
-        newest_BD = model.encode_newest(items_BN, users(items_BN))
-    torch.testing.assert_close(newest_BD, states_BND[range(len(last)), last], rtol=1e-4, atol=1e-5)
+        wanted, older, within = (model.newest(history(items)) for items in (long_BN, older_BN, within_BN))
+    for a, b in zip(as_rows(wanted), as_rows(older), strict=True):
+        assert torch.equal(a, b)
+    if name not in UNTRAINED | {"bpr-mf"}:
+        assert any(not torch.equal(a, b) for a, b in zip(as_rows(wanted), as_rows(within), strict=True))
+
+
+@torch.no_grad()
+def check_the_newest(model: StepModel, items_BN: Tensor, lengths: list[int]) -> None:
+    last = [max(length - 1, 0) for length in lengths]
+    states, newest = model.encode(history(items_BN)), model.newest(history(items_BN))
+    for every, one in zip(as_rows(states), as_rows(newest), strict=True):
+        torch.testing.assert_close(one, every[range(len(last)), last], rtol=1e-4, atol=1e-5)
 
 
 # Causality: a state is a function of what came up to it.
@@ -72,15 +101,15 @@ def looked_up(model: nn.Module, items_BN: Tensor) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def check_no_gradient_from_the_future(model: Recommender) -> None:
+def check_no_gradient_from_the_future(model: StepModel) -> None:
     """In training mode, dropout and all, by autograd: exactly 0 from step t to whatever was looked up after t."""
     items_BN = histories(8, 8)
-    with looked_up(model.train(), items_BN) as inputs:
-        states_BND = model.encode(items_BN, users(items_BN))
+    with looked_up(model, items_BN) as inputs:
+        states_BND = one_tensor(model.train().encode(history(items_BN)))
     if not inputs:  # a model without a past, or one whose lookups escape the hook: the states tell
         others_BN = 1 + items_BN % M
-        changed_BND = model.eval().encode(others_BN, users(items_BN))
-        assert torch.equal(model.encode(items_BN, users(items_BN)), changed_BND), "no module looks items up"
+        before, after = (one_tensor(model.eval().encode(history(items))) for items in (items_BN, others_BN))
+        assert torch.equal(before, after), "no module looks items up"
         return
     direction_D = torch.randn(states_BND.shape[-1])
     for t in range(MAX_LEN):
@@ -92,20 +121,21 @@ def check_no_gradient_from_the_future(model: Recommender) -> None:
             assert not gradient[:, t + 1 :].any(), f"step {t} sees the future"
 
 
-def check_later_items_change_nothing(model: Recommender, length: int, t: int, seed: int) -> None:
+def check_later_items_change_nothing(model: StepModel, length: int, t: int, seed: int) -> None:
     before_BN = histories(length)
     others = torch.randint(1, M + 1, before_BN.shape, generator=torch.Generator().manual_seed(seed))
     later = torch.arange(MAX_LEN) > t
     after_BN = torch.where(later & (before_BN != PAD), others, before_BN)
-    before, after = (model.encode(items_BN, users(items_BN)) for items_BN in (before_BN, after_BN))
-    assert torch.equal(before[:, : t + 1], after[:, : t + 1])
+    before, after = (model.encode(history(items_BN)) for items_BN in (before_BN, after_BN))
+    for a, b in zip(as_rows(before), as_rows(after), strict=True):
+        assert torch.equal(a[:, : t + 1], b[:, : t + 1])
 
 
 @every_model
 def test_no_gradient_from_a_step_to_later_items(name: str) -> None:
     model = warmed(name)
-    if not model.every_step:
-        pytest.skip("sees the whole sequence, and says so by every_step=False")
+    if not isinstance(model, StepModel):
+        pytest.skip("sees the whole sequence, and says so by its type")
     check_no_gradient_from_the_future(model)
 
 
@@ -114,8 +144,8 @@ def test_no_gradient_from_a_step_to_later_items(name: str) -> None:
 @given(length=st.integers(1, MAX_LEN), t=st.integers(0, MAX_LEN - 1), seed=st.integers(0, 99))
 def test_later_items_leave_earlier_states_bit_equal(name: str, length: int, t: int, seed: int) -> None:
     model = kept(name)
-    if not model.every_step:
-        pytest.skip("sees the whole sequence, and says so by every_step=False")
+    if not isinstance(model, StepModel):
+        pytest.skip("sees the whole sequence, and says so by its type")
     with torch.no_grad():
         check_later_items_change_nothing(model, length, t, seed)
 
@@ -126,23 +156,19 @@ def kept(name: str) -> Recommender:
 
 
 @final
-class Leaky(Recommender):
+class Leaky(StepModel):
     """Adds a whisper of the next item to every state, and claims that every step may be trained."""
-
-    every_step = True
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(M + 1, 4)
 
-    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        own: Tensor = self.table(items_BN)
+    def encode(self, history: History) -> Tensor:
+        own: Tensor = self.table(history.items_BN)
         return own + 1e-6 * own.roll(-1, 1)
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
+    @property
+    def head(self) -> Head:
         raise NotImplementedError
 
 
@@ -159,13 +185,13 @@ def test_a_leak_is_caught() -> None:
 @every_model
 def test_what_stands_in_pad_rows_changes_no_score(name: str) -> None:
     model = warmed(name)
-    items_BN = histories(1, 3, 8)
+    shown = history(histories(1, 3, 8))
     with torch.no_grad():
-        before_BC = model.score_all(model.encode_newest(items_BN, users(items_BN)))[:, 1:]
+        before_BC = model.head.score_all(model.newest(shown))[:, 1:]
         tables = pad_tables(model)
         for table in tables:
             table.weight[PAD] = 1e6
-        after_BC = model.score_all(model.encode_newest(items_BN, users(items_BN)))[:, 1:]
+        after_BC = model.head.score_all(model.newest(shown))[:, 1:]
     assert tables or name in UNTRAINED
     assert torch.equal(before_BC, after_BC)
 
@@ -175,8 +201,7 @@ def test_longer_padding_changes_no_score(name: str) -> None:
     model = warmed(name)
     scores = []
     for width in (3, 4, MAX_LEN):
-        items_BN = histories(3, 1, 2, width=width)
-        scores.append(model.score_all(model.encode_newest(items_BN, users(items_BN))))
+        scores.append(model.head.score_all(model.newest(history(histories(3, 1, 2, width=width)))))
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores[0], scores[2], rtol=1e-5, atol=1e-5)
     assert name in UNTRAINED or scores[0].std(0)[1:].min() > 1e-3, "all users get the same scores: nothing was compared"
@@ -186,11 +211,11 @@ def test_longer_padding_changes_no_score(name: str) -> None:
 @pytest.mark.parametrize("lengths", [(0,), (0, 3, 0)], ids=["alone", "among others"])
 def test_an_empty_history_gives_finite_scores(name: str, lengths: tuple[int, ...]) -> None:
     model = warmed(name)
-    items_BN = histories(*lengths)
-    newest_BD = model.encode_newest(items_BN, users(items_BN))
-    if newest_BD.requires_grad:
-        newest_BD.square().sum().backward()
-    assert model.score_all(newest_BD)[:, 1:].isfinite().all()
+    newest = model.newest(history(histories(*lengths)))
+    learning = [part.square().sum() for part in as_rows(newest) if part.requires_grad]
+    if learning:
+        torch.stack(learning).sum().backward()
+    assert model.head.score_all(newest)[:, 1:].isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
@@ -200,25 +225,28 @@ def test_an_empty_history_gives_finite_scores(name: str, lengths: tuple[int, ...
 @every_model
 def test_score_is_score_all_gathered(name: str) -> None:
     model = warmed(name)
-    items_BN = histories(2, 8, 5)
-    if model.every_step:
-        states_BND = model.encode(items_BN, users(items_BN))
+    shown, head = history(histories(2, 8, 5)), model.head
+    if isinstance(model, StepModel | ClozeModel):
+        states = model.encode(shown)
     else:
-        states_BND = model.encode_newest(items_BN, users(items_BN))[:, None]
-    candidates_BNC = torch.randint(1, M + 1, (*states_BND.shape[:2], 7))
-    all_BNM = torch.stack([model.score_all(states_BND[:, t]) for t in range(states_BND.shape[1])], 1)
+        states = map_state(lambda part: part[:, None], model.newest(shown))
+    n_steps = as_rows(states)[0].shape[1]
+    candidates_BNC = torch.randint(1, M + 1, (3, n_steps, 7))
+    at_each = [map_state(lambda part, t=t: part[:, t], states) for t in range(n_steps)]
+    all_BNM = torch.stack([head.score_all(state) for state in at_each], 1)
     wanted_BNC = all_BNM.gather(-1, candidates_BNC)
-    torch.testing.assert_close(model.score(states_BND, candidates_BNC), wanted_BNC, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head.score(states, candidates_BNC), wanted_BNC, rtol=1e-4, atol=1e-4)
     shared_C = torch.randperm(M)[:7] + 1
-    torch.testing.assert_close(model.score_shared(states_BND, shared_C), all_BNM[..., shared_C], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head.score_shared(states, shared_C), all_BNM[..., shared_C], rtol=1e-4, atol=1e-4)
     assert wanted_BNC.std() > 1e-3, "all scores are alike: nothing was compared"
 
 
 @every_model
 def test_a_user_never_seen_is_refused_not_taken_for_another(name: str) -> None:
     model, items_BN = made(name).eval(), histories(3)
-    if not model.uses_users:
-        assert torch.equal(*(model.encode_newest(items_BN, torch.tensor([user])) for user in (0, 10**6)))
+    if not any(isinstance(module, UserTable) for module in model.modules()):
+        one, other = (as_rows(model.newest(History(torch.tensor([user]), items_BN))) for user in (0, 10**6))
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
         return
     with pytest.raises(UserError, match="user number 1000000 is unknown"):
-        model.encode_newest(items_BN, torch.tensor([10**6]))
+        model.newest(History(torch.tensor([10**6]), items_BN))

@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+from asked import history
 from every import (
     MAX_LEN,
     NO_MEMORY,
@@ -17,14 +18,17 @@ from every import (
     objective,
     pad_tables,
     store,
-    users,
     warmed,
 )
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sairlib.batch import PAD
-from sairlib.objectives import NextItem
+from sairlib.batch import PAD, Batch, History, Negatives, map_state
+from sairlib.training.losses import BCE, BPR, GBCE, BPRMax, DrawnLoss, Hinge, SampledSoftmax
+from sairlib.training.negatives import Uniform
+from sairlib.training.objectives import NextItem
+
+DRAWN = [BCE(), GBCE(), BPR(), BPRMax(), Hinge(), SampledSoftmax()]
 
 
 @every_model
@@ -44,26 +48,29 @@ def test_learns_8_users_by_heart(name: str) -> None:
     every_M = torch.arange(1, M + 1)
     others_BC = torch.stack([every_M[every_M != target] for target in targets_B])
     candidates_BC = torch.cat([targets_B[:, None], others_BC], 1)
+    asked = Batch(History(users_B, items_BN), targets_B[:, None, None], None)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(200):
-        scores_BC = model.score(model.encode_newest(items_BN, users_B), candidates_BC)
+        states = model.newest(asked.history)
+        scores_BC = model.head.score(states, candidates_BC)
         each_B = softplus(scores_BC[:, 1:] - scores_BC[:, :1]).sum(1)  # of differences: for distances too
-        total = each_B.mean() + sum(model.regularisers().values())
+        total = each_B.mean() + sum(model.auxiliary(asked, states).values())
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
         model.after_step()
     with torch.no_grad():
-        scores_BM = model.score_all(model.encode_newest(items_BN, users_B))
+        scores_BM = model.head.score_all(model.newest(asked.history))
     assert torch.equal(scores_BM[:, 1:].argmax(1) + 1, targets_B)
 
 
 def one_epoch(name: str, seed: int) -> dict[str, Tensor]:
-    model, known, generator = made(name, seed).train(), store(), torch.Generator().manual_seed(seed)
+    model, generator = made(name, seed).train(), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for users_B, _ in known.epoch(2, 8, generator):
+    for rows in store().epoch(2, 8, generator):
         optimizer.zero_grad()
-        loss(name, model, objective(name).batch(known, users_B, generator)).backward()
+        [(batch, _)] = objective(name).batches(rows, generator)
+        loss(name, model, batch).backward()
         optimizer.step()
     return model.state_dict()
 
@@ -78,16 +85,34 @@ def test_the_seed_decides_the_weights_after_an_epoch(name: str) -> None:
 
 
 @every_model
+@pytest.mark.parametrize(
+    "cost", [BCE(), GBCE(), BPR(), BPRMax(), Hinge(), SampledSoftmax()], ids=lambda cost: cost.name
+)
+def test_a_single_target_costs_what_it_costs_among_others(name: str, cost: DrawnLoss) -> None:
+    """A batch of one user with one step: its own negatives are then the same for all. One of them is PAD."""
+    model = warmed(name)
+    states = model.newest(history(histories(3, 8)))
+    targets_XS, negatives_XSC = torch.tensor([[5], [7]]), torch.tensor([[[9, PAD, 2]], [[4, 1, 3]]])
+    log_expected = torch.tensor([0.3, 0.2]).log()[:, None, None]
+    both_XS = cost.each(model, states, targets_XS, Negatives(negatives_XSC, log_expected))
+    for row in range(2):
+        state = map_state(lambda part, row=row: part[row : row + 1], states)
+        for expected in (log_expected[row : row + 1], log_expected[row : row + 1, None]):
+            own = Negatives(negatives_XSC[row : row + 1], expected)
+            torch.testing.assert_close(cost.each(model, state, targets_XS[row : row + 1], own), both_XS[row : row + 1])
+
+
+@every_model
 def test_state_dict_round_trip(name: str) -> None:
     model, other = warmed(name), made(name, seed=1).eval()
-    items_BN = histories(8, 2)
-    wanted, before = (m.score_all(m.encode_newest(items_BN, users(items_BN))) for m in (model, other))
+    shown = history(histories(8, 2))
+    wanted, before = (m.head.score_all(m.newest(shown)) for m in (model, other))
     assert not torch.allclose(wanted, before)
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(other.score_all(other.encode_newest(items_BN, users(items_BN))), wanted)
+    assert torch.equal(other.head.score_all(other.newest(shown)), wanted)
 
 
 @every_model
@@ -116,10 +141,11 @@ def test_pad_rows_stay_zero(name: str) -> None:
     assert not any(table.weight[PAD].any() for table in tables), "after init"
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     batch = a_batch(name)
-    assert (batch.items_BN == PAD).any()
-    if objective(name).sampler.kind == "uniform" and isinstance(objective(name), NextItem):
-        assert (batch.negatives == PAD).any() or objective(name).full
+    assert (batch.history.items_BN == PAD).any()
+    if isinstance(objective(name), NextItem):
         assert (batch.targets_BNS == PAD).any()
+        if isinstance(objective(name).sampler, Uniform):
+            assert batch.negatives is not None and (batch.negatives.items_BNSC == PAD).any()
     for _ in range(10):
         optimizer.zero_grad()
         loss(name, model, batch).backward()

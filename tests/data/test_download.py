@@ -129,7 +129,7 @@ def test_without_network_one_line_says_what_to_put_where(tmp_path: Path, url: st
 
 
 def test_half_a_file_of_a_killed_process_is_not_used(tmp_path: Path, server: str) -> None:
-    (tmp_path / ".set.zip.part").write_bytes(b"half" * 1000)
+    (tmp_path / "set.zip.123.tmp").write_bytes(b"half" * 1000)
     (tmp_path / ".set.zip.lock").touch()
     assert fetch(tmp_path, f"{server}/plain.zip", MD5) == b"published"
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]

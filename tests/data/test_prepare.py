@@ -10,7 +10,7 @@ import pytest
 from sairlib.data import prepare as prepare_module
 from sairlib.data.dataset import Dataset
 from sairlib.data.filters import Filters
-from sairlib.data.interactions import Interactions
+from sairlib.data.interactions import TIMESTAMP, Interactions
 from sairlib.data.prepare import prepare
 from sairlib.data.readers.user_item import UserItemText
 from sairlib.data.source import Source
@@ -23,13 +23,17 @@ class Counted:
     """A reader that tells how often it had to read."""
 
     file: str = "set.txt"
+    timed: bool = False
 
     def files(self, source: Source) -> list[str]:
         return UserItemText(self.file, "map.csv").files(source)
 
     def read(self, source: Source) -> Interactions:
         READS.append(self.file)
-        return UserItemText(self.file, "map.csv").read(source)
+        read = UserItemText(self.file, "map.csv").read(source)
+        if self.timed:
+            read.frame[TIMESTAMP] = np.arange(len(read.frame), 0, -1)
+        return read
 
 
 @pytest.fixture
@@ -44,14 +48,17 @@ def data(tmp_path: Path) -> Path:
 
 def same(first: Dataset, second: Dataset) -> bool:
     assert all(getattr(second, name).dtype == np.int64 for name in ("items", "offsets", "item_categories"))
-    return first.sha256() == second.sha256() and first.category_names == second.category_names
+    times = [None if made.times is None else made.times.tolist() for made in (first, second)]
+    return (first.sha256(), first.category_names, times[0]) == (second.sha256(), second.category_names, times[1])
 
 
-def test_hit_gives_the_same_without_reading(data: Path) -> None:
-    cache = data.parent / "deep" / "cache"
-    plain = prepare(Source(data), Counted(), Filters(), None)
-    first = prepare(Source(data), Counted(), Filters(), cache)
-    again = prepare(Source(data), Counted(), Filters(), cache)
+@pytest.mark.parametrize("timed", [False, True])
+def test_hit_gives_the_same_without_reading(data: Path, timed: bool) -> None:
+    cache, reader = data.parent / "deep" / "cache", Counted(timed=timed)
+    plain = prepare(Source(data), reader, Filters(), None)
+    first = prepare(Source(data), reader, Filters(), cache)
+    again = prepare(Source(data), reader, Filters(), cache)
+    assert (again.times is not None) == timed
     assert len(READS) == 2  # one without a cache, one to fill it
     assert same(plain, first) and same(first, again)
     assert [path.suffix for path in cache.iterdir()] == [".npz"]
@@ -96,13 +103,14 @@ def test_a_damaged_cache_is_rebuilt(data: Path, damage: str) -> None:
 
 
 def test_every_byte_of_the_cache_may_be_damaged(data: Path) -> None:
-    cache = data.parent / "cache"
-    first = prepare(Source(data), Counted(), Filters(), cache)
+    cache, reader = data.parent / "cache", Counted(timed=True)
+    first = prepare(Source(data), reader, Filters(), cache)
     (file,) = cache.iterdir()
     whole = file.read_bytes()
-    for at in range(0, len(whole), 5):
+    names = [at + i for at in range(len(whole)) if whole[at : at + 9] == b"times.npy" for i in range(9)]
+    for at in [*range(0, len(whole), 5), *names]:
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-        assert same(first, prepare(Source(data), Counted(), Filters(), cache)), f"byte {at}"
+        assert same(first, prepare(Source(data), reader, Filters(), cache)), f"byte {at}"
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small import dataset, targets
 
 from sairlib.data.dataset import index
 from sairlib.data.filters import Filters
@@ -64,12 +65,20 @@ def test_the_item_after_the_past_is_tested_and_later_ones_are_left_alone() -> No
     store = SequenceStore(made, 50, torch.device("cpu"))
     for part, ends in ((Part.VALIDATION, [4, 1]), (Part.TEST, [5, 2])):
         found = {}
-        for _, batch in store.evaluation(part, 8):
-            for user, items, target in zip(*batch, strict=True):
+        for history, targets_B, rows_B in store.evaluation(part, 8):
+            for user, items, target in zip(history.users_B, history.items_BN, targets_B, strict=True):
                 found[int(user)] = ([i for i in items.tolist() if i], int(target))
+            had = store.had(part, rows_B).tolist()
         assert found == {u: (list(range(1, end + 1)), end + 1) for u, end in enumerate(ends)}
-        assert store.histories(torch.tensor([0]), part).tolist() == [list(range(1, ends[0] + 1))]
+        assert sorted(sum(map(bool, items)) for items in had) == sorted(ends)
     assert store.counts_M[1:].tolist() == [2, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_hashes_are_those_of_earlier_versions() -> None:
+    """Figures were published with them."""
+    assert split(ROWS).sha256() == "0009b81915e82104b83e1c2af3b6b701d270295184a2eb4be76010deeb8a01dd"
+    chronologically = chronological(split(ROWS).dataset, 0.5)
+    assert chronologically.sha256() == "5fe96975546d3de9ff5d84e17befe86064b4eb44d928b2678a08dcdde85be4da"
 
 
 def test_hash_stays_where_nothing_that_counts_changed() -> None:
@@ -106,6 +115,41 @@ def test_hash_changes_with_what_each_user_trains_on() -> None:
         other[user] -= 1
         assert replace(made, train_lengths=other).sha256() != made.sha256()
     assert replace(made, train_lengths=made.train_lengths.copy()).sha256() == made.sha256()
+
+
+def test_hash_changes_with_what_is_to_be_found() -> None:
+    """Of the same data and the same training parts: no two of these splits are comparable."""
+    data = dataset([[1, 2, 3, 4, 5, 6], [3, 2, 1, 4, 5], [2, 5, 1, 6]], 6)
+    usual, later, last = ((0, 2), (1, 2), (2, 2)), ((0, 3), (1, 3), (2, 3)), ((0, 4), (1, 4), (2, 3))
+    roles = [
+        (usual, later),
+        (later, usual),
+        (last, later),
+        (usual, last),
+        (usual, usual),
+        (usual[:2], later),  # user 2 has the two actions, and is left alone
+        (usual, later[:2]),
+        ((), later),
+        (usual, ()),
+        ((*usual, (0, 3)), later),
+        (usual, (*later, (0, 4))),
+        ((*usual, *later), ()),
+        ((), (*usual, *later)),
+    ]
+    lengths = np.array([2, 2, 2])
+    hashes = [Split(data, lengths, targets(*one), targets(*other)).sha256() for one, other in roles]
+    assert len(set(hashes)) == len(roles)
+    again = Split(data, lengths.copy(), targets(*last), targets(*later))
+    assert again.sha256() == hashes[2]
+
+
+@pytest.mark.parametrize("target", [(0, 1), (0, 6), (1, 5), (2, -1)])
+@pytest.mark.parametrize("part", Part)
+def test_a_target_that_trains_or_is_none_of_the_user_s_is_refused(target: tuple[int, int], part: Part) -> None:
+    data = dataset([[1, 2, 3, 4, 5, 6], [3, 2, 1, 4, 5], [2, 5, 1, 6]], 6)
+    chosen = {Part.VALIDATION: targets((0, 2)), Part.TEST: targets((0, 3))} | {part: targets((0, 4), target)}
+    with pytest.raises(ValueError, match="one of its user's actions, after those that train"):
+        Split(data, np.array([2, 2, 0]), chosen[Part.VALIDATION], chosen[Part.TEST])
 
 
 def test_nothing_to_evaluate_or_to_rank_is_said() -> None:

@@ -24,14 +24,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
-from sairlib import build, runtime
-from sairlib.data.sequences import SequenceStore
+from sairlib import build
 from sairlib.data.split import Part
-from sairlib.evaluator import EvaluationSettings, Evaluator
-from sairlib.trainer import Trainer, TrainingSettings
 
 HERE = Path(__file__).resolve().parent
 CONF = HERE.parents[1] / "conf"
@@ -50,11 +45,11 @@ ALSO = {
         "model.output_projection=true",
     ),
     "sasrec, no residual": ("model=sasrec", "model.residual=false", "model.positional_embedding=false"),
-    "sasrec, gbce": ("model=sasrec", "loss=gbce", "training.n_negatives=8"),
+    "sasrec, gbce": ("model=sasrec", "loss=gbce", "negatives.n=8"),
     "sasrec, softmax": ("model=sasrec", "loss=softmax", "training.weight_decay=0.01", "training.grad_clip=1.0"),
-    "sasrec, sampled softmax": ("model=sasrec", "loss=sampled_softmax", "training.n_negatives=16"),
-    "sasrec, shared": ("model=sasrec", "loss=bpr", "training.negatives=shared", "training.n_negatives=16"),
-    "gru4rec-plus, popular": ("model=gru4rec-plus", "training.negatives=popular", "training.n_negatives=64"),
+    "sasrec, sampled softmax": ("model=sasrec", "loss=sampled_softmax", "negatives.n=16"),
+    "sasrec, shared": ("model=sasrec", "loss=bpr", "negatives=shared", "negatives.n=16"),
+    "gru4rec-plus, popular": ("model=gru4rec-plus", "negatives=popular", "negatives.n=64"),
     "gru4rec, untied": ("model=gru4rec", "model.tied=false", "model.d_hidden=60", "model.n_layers=2"),
     "sair, raw": ("model=sair", "model.weights=raw", "model.interest_ffn=shared", "model.interaction_residual=true"),
     "sair, categories": ("model=sair", "model.score_with_category=true", "model.category_pooling=sum"),
@@ -63,7 +58,7 @@ ALSO = {
     "transrec, l1": ("model=transrec", "model.distance=l1"),
     "attrec, shared": ("model=attrec-inner", "model.shared_projection=true", "loss=softmax"),
     "bpr-mf, bias": ("model=bpr-mf", "model.item_bias=true"),
-    "caser, 3 targets": ("model=caser", "objective.n_targets=3", "training.n_negatives=3"),
+    "caser, 3 targets": ("model=caser", "objective.n_targets=3", "negatives.n=3"),
     "sasrec, prefixes": ("model=sasrec", "objective=prefix"),
     "sasrec, by rows": ("model=sasrec", "training.batch_size=2"),
     "sasrec, pieces": ("model=sasrec", "training.batch_size=300"),
@@ -74,38 +69,24 @@ ALSO = {
 CASES: dict[str, tuple[str, ...]] = {**MODELS, **ALSO}
 
 
-def config_of(words: tuple[str, ...]) -> DictConfig:
-    data = CONF.parent / "data"
-    fixed = ("training.batch_size=32", "device=cpu", "seed=1", f"data.root={data}", "data.cache=null")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*fixed, *words])
-
-
 def golden(words: tuple[str, ...]) -> dict[str, Any]:
     """Losses of the first steps, and two figures of the ranks after them: a hash of all, and the mean of 1 / rank."""
     torch.set_num_threads(1)
-    config = config_of(words)
-    settings = build.settings(config, "training", TrainingSettings)
-    device = runtime.choose_device("cpu")
-    runtime.seed_everything(config.seed)
-    split = build.split(config)
-    model = build.model(config, split, device)
-    store = SequenceStore(split, config.max_len, device)
-    evaluator = Evaluator(split, store, build.settings(config, "evaluation", EvaluationSettings))
-    objective = build.objective(config, store, settings)
-    trainer = Trainer(model, objective, store, evaluator, settings, config.seed, {})
-    model.train()
+    data = CONF.parent / "data"
+    fixed = ("training.batch_size=32", "device=cpu", "seed=1", f"data.root={data}", "data.cache=null")
+    study = build.study(build.compose([*fixed, *words]), "", {})
+    store, trainer, settings = study.store, study.trainer, study.trainer.settings
+    study.model.train()
     losses: list[float] = []
     if trainer.optimizers:
         epochs = (store.epoch(settings.batch_size, settings.length_window, trainer.generator) for _ in range(STEPS))
         for rows in itertools.islice(itertools.chain.from_iterable(epochs), STEPS):
-            losses.append(float(trainer._step(rows).figures["loss"]))
-    if trainer.by_rows:
-        trainer.by_rows.catch_up()
-    ranked = evaluator.rank(model, Part.VALIDATION)
+            losses.append(float(trainer.step(rows).figures["loss"]))
+    trainer.catch_up()
+    ranked = study.evaluator.rank(study.model, Part.VALIDATION)
     digest = hashlib.sha256()
     for name in sorted(ranked):
-        digest.update(ranked[name].better_U.tobytes() + ranked[name].tied_U.tobytes())
+        digest.update(ranked[name].better_E.tobytes() + ranked[name].tied_E.tobytes())
     mrr = {name: ranks.means((10,))["mrr"] for name, ranks in sorted(ranked.items())}
     return {"losses": losses, "mrr": mrr, "ranks": digest.hexdigest()}
 

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from asked import history
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sairlib.models.recommender import Recommender
-from sairlib.nn.table import Table
+from sairlib.batch import Batch
+from sairlib.models.recommender import Recommender, StepModel, one_tensor
+from sairlib.nn.layers import Table, UserTable
 
 M, USERS, MAX_LEN, D = 11, 6, 6, 4
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11], [8, 2, 8], [1, 2, 3, 4]]
@@ -16,6 +18,21 @@ HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11], [8, 2, 8], [1, 
 
 def padded(rows: list[list[int]] = HISTORIES, width: int = MAX_LEN) -> Tensor:
     return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+
+def regularisers(model: Recommender) -> dict[str, Tensor]:
+    """Auxiliary losses that look at weights alone: of a batch of nobody."""
+    nothing = torch.zeros(0, 0, dtype=torch.long)
+    return model.auxiliary(Batch(history(nothing), nothing[..., None], None), torch.zeros(0, 0))
+
+
+def read_by_rows(model: nn.Module) -> list[Table]:
+    """The tables of which training is to touch no rows but those that it looks up."""
+    return [module for module in model.modules() if isinstance(module, Table) and not module.whole]
+
+
+def knows_users(model: nn.Module) -> bool:
+    return any(isinstance(module, UserTable) for module in model.modules())
 
 
 def randomised(model: nn.Module, scale: float = 1.0) -> None:
@@ -35,13 +52,13 @@ def arrays(model: nn.Module) -> dict[str, NDArray]:
     return {key: value.numpy() for key, value in model.state_dict().items()}
 
 
-def assert_scores_are(model: Recommender, plain: Callable[[int, int, int], float], tolerance: float = 1e-12) -> None:
+def assert_scores_are(model: StepModel, plain: Callable[[int, int, int], float], tolerance: float = 1e-12) -> None:
     """What ``plain`` says of (user, last item, item) is what is scored at every step; all at once, to ``tolerance``."""
     with torch.no_grad():
-        states_BND = model.encode(padded(), torch.arange(USERS))
-        found_BNM = model.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
-        shared_BNM = model.score_shared(states_BND, torch.arange(M + 1))
-        newest_BM = model.score_all(model.encode_newest(padded(), torch.arange(USERS)))
+        states_BND = one_tensor(model.encode(history(padded())))
+        found_BNM = model.head.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
+        shared_BNM = model.head.score_shared(states_BND, torch.arange(M + 1))
+        newest_BM = model.head.score_all(model.newest(history(padded())))
     for user, row in enumerate(HISTORIES):
         for step, last in enumerate(row):
             wanted = [plain(user, last, item) for item in range(1, M + 1)]
@@ -50,11 +67,11 @@ def assert_scores_are(model: Recommender, plain: Callable[[int, int, int], float
         np.testing.assert_allclose(newest_BM[user, 1:], wanted, rtol=tolerance, atol=tolerance)
 
 
-def assert_scores_agree(model: Recommender, items_BN: Tensor) -> None:
+def assert_scores_agree(model: StepModel, items_BN: Tensor) -> None:
     """``score`` and ``score_shared`` say at every step what ``score_all`` says."""
-    states_BND = model.encode(items_BN, torch.arange(len(items_BN)))
+    states_BND = one_tensor(model.encode(history(items_BN)))
     items_BNC = torch.randint(1, model.n_items + 1, (*items_BN.shape, 5))
-    all_BNM = model.score_all(states_BND.flatten(0, 1)).view(*items_BN.shape, -1)
-    torch.testing.assert_close(model.score(states_BND, items_BNC), all_BNM.gather(-1, items_BNC))
+    all_BNM = model.head.score_all(states_BND.flatten(0, 1)).view(*items_BN.shape, -1)
+    torch.testing.assert_close(model.head.score(states_BND, items_BNC), all_BNM.gather(-1, items_BNC))
     items_C = torch.tensor([3, 1, 3])
-    torch.testing.assert_close(model.score_shared(states_BND, items_C), all_BNM[..., items_C])
+    torch.testing.assert_close(model.head.score_shared(states_BND, items_C), all_BNM[..., items_C])

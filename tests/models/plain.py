@@ -68,11 +68,12 @@ def encode(items: list[int], weights: Weights, options: dict[str, Any], categori
         if categories:
             x = x + category_vector(item, weights, options, categories)
         if options.get("positional_embedding", True):
-            x = x + weights["encoder.position_embedding.weight"][n - 1 - t]
+            place = t if options.get("positions", "newest") == "oldest" else n - 1 - t
+            x = x + weights["encoder.position_embedding.weight"][place]
         xs.append(drop(x))
     pre, residual = options.get("norm", "pre") == "pre", options.get("residual", True)
     for block in range(options["n_blocks"]):
-        name = f"encoder.blocks.{block}"
+        name = f"encoder.encoder.blocks.{block}"
         for part in ("attention", "feed_forward"):
             norm = f"{name}.{part}_norm"
             inputs = [layer_norm(x, weights, norm) for x in xs] if pre else xs
@@ -87,7 +88,7 @@ def encode(items: list[int], weights: Weights, options: dict[str, Any], categori
             xs = [x + change if residual else change for x, change in zip(xs, changes, strict=True)]
             if not pre:
                 xs = [layer_norm(x, weights, norm) for x in xs]
-    return [layer_norm(x, weights, "encoder.final_norm") for x in xs] if pre else xs
+    return [layer_norm(x, weights, "encoder.encoder.final_norm") for x in xs] if pre else xs
 
 
 def category_vector(item: int, weights: Weights, options: dict[str, Any], categories: list[list[int]]) -> Vector:

@@ -6,17 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import history, next_item
+from drawn import read_by_rows, regularisers
 from numpy.typing import NDArray
 from plain import Vector, Weights, nothing, softmax
 from torch import Tensor
 
-from sairlib.batch import PAD, Batch
-from sairlib.data.negatives import Sampler, Unseen
+from sairlib.batch import PAD, History
+from sairlib.data.dataset import Dataset
+from sairlib.data.sequences import Rows, SequenceStore
+from sairlib.data.split import Split, Targets
 from sairlib.errors import UserError
-from sairlib.losses import hinge
 from sairlib.models.attrec import AttRec
-from sairlib.nn.dropout import Dropout
-from sairlib.objectives import NextItem
+from sairlib.nn.layers import Dropout
+from sairlib.training.losses import Hinge
 
 M, USERS, MAX_LEN, D = 11, 9, 9, 6
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8, 9, 2, 10], [10, 11], [1, 2, 3], [7, 7], [4, 5, 6, 7], [1] * 6, []]
@@ -116,9 +119,9 @@ def users(items_BN: Tensor) -> Tensor:
 @torch.no_grad()
 def scores(model: AttRec) -> list[Tensor]:
     """Of items 1..M at every real step, one tensor (n, M) for each user."""
-    states_BND = model.encode(padded(), torch.arange(USERS))
+    states_BND = model.encode(history(padded()))
     every_BNM = torch.arange(1, M + 1).expand(*states_BND.shape[:2], -1)
-    scores_BNM = model.score(states_BND, every_BNM)
+    scores_BNM = model.head.score(states_BND, every_BNM)
     return [scores_BNM[user, : max(1, len(row))] for user, row in enumerate(HISTORIES)]
 
 
@@ -156,7 +159,7 @@ def test_every_option_changes_the_scores(name: str) -> None:
 def test_a_window_of_one_is_its_item_of_two_their_mean_of_none_the_origin() -> None:
     """With the diagonal masked, each of two items can attend to the other alone, whatever the projections."""
     model = made()
-    short_BND = model.encode(padded(), torch.arange(USERS))[..., D:]
+    short_BND = model.encode(history(padded()))[..., D:]
     table = model.item_embedding.weight
     torch.testing.assert_close(short_BND[1, 0], table[9])
     torch.testing.assert_close(short_BND[3, 1], (table[10] + table[11]) / 2)
@@ -167,15 +170,15 @@ def test_a_state_is_of_the_last_items_and_the_user_alone() -> None:
     model, items_BN = made(), padded()
     others_BN = items_BN.clone()
     others_BN[:, :3] = torch.where(items_BN[:, :3] == PAD, PAD, M + 1 - items_BN[:, :3])
-    before, after = (model.encode(items, users(items)) for items in (items_BN, others_BN))
+    before, after = (model.encode(history(items)) for items in (items_BN, others_BN))
     full_B = (items_BN != PAD).sum(1) > 6  # n_recent = 4: steps 6 and later see steps 3 and later
     assert full_B.any() and torch.equal(before[full_B, 6:], after[full_B, 6:])
     assert not torch.allclose(before[full_B, 5], after[full_B, 5])
     torch.testing.assert_close(
-        model.encode_newest(items_BN, users(items_BN)),
+        model.newest(history(items_BN)),
         torch.stack([before[user, max(0, len(row) - 1)] for user, row in enumerate(HISTORIES)]),
     )
-    other_users = model.encode(items_BN, (users(items_BN) + 1) % USERS)
+    other_users = model.encode(History((users(items_BN) + 1) % USERS, items_BN))
     torch.testing.assert_close(other_users[..., D:], before[..., D:])
     assert not torch.allclose(other_users[..., :D], before[..., :D])
 
@@ -187,9 +190,9 @@ def test_full_ranking_is_the_pairwise_one(mode: str) -> None:
     items_C = torch.randperm(M)[:5] + 1
     every_M = torch.arange(M + 1)
     close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
-    close(model.score_all(states_BND[0]), model.score(states_BND[0], every_M.expand(4, -1)))
-    close(model.score_shared(states_BND, items_C), model.score(states_BND, items_C.expand(3, 4, -1)))
-    close(model.score_shared(states_BND[0], items_C), model.score(states_BND[0], items_C.expand(4, -1)))
+    close(model.head.score_all(states_BND[0]), model.head.score(states_BND[0], every_M.expand(4, -1)))
+    close(model.head.score_shared(states_BND, items_C), model.head.score(states_BND, items_C.expand(3, 4, -1)))
+    close(model.head.score_shared(states_BND[0], items_C), model.head.score(states_BND[0], items_C.expand(4, -1)))
 
 
 @pytest.mark.parametrize("mode", ["distance", "inner"])
@@ -228,23 +231,34 @@ def test_after_a_step_rows_longer_than_1_are_scaled_back_and_no_others() -> None
 
 def test_l2_is_on_the_projections() -> None:
     model = made(l2=0.5)
-    found = model.regularisers()["l2"]
+    found = regularisers(model)["l2"]
     torch.testing.assert_close(found, 0.5 * (model.query.weight.square().sum() + model.key.weight.square().sum()))
     found.backward()
     torch.testing.assert_close(model.query.weight.grad, model.query.weight.detach())
     assert model.item_embedding.weight.grad is None
     shared = made(l2=0.5, shared_projection=True)
-    torch.testing.assert_close(shared.regularisers()["l2"], 0.5 * shared.query.weight.square().sum())
-    assert made(l2=0.0).regularisers() == {}
+    torch.testing.assert_close(regularisers(shared)["l2"], 0.5 * shared.query.weight.square().sum())
+    assert regularisers(made(l2=0.0)) == {}
 
 
 @pytest.mark.parametrize("options", [{}, {"mode": "inner"}, {"shared_projection": True}], ids=str)
 def test_every_parameter_learns_without_the_regulariser(options: dict[str, Any]) -> None:
     model = made(**options).train()
-    states_BND = model.encode(padded(), torch.arange(USERS))
-    model.score(states_BND, torch.randint(1, M + 1, (USERS, MAX_LEN, 3))).square().sum().backward()
+    states_BND = model.encode(history(padded()))
+    model.head.score(states_BND, torch.randint(1, M + 1, (USERS, MAX_LEN, 3))).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any() and parameter.grad.isfinite().all(), key
+
+
+def all_of(items_BN: Tensor, n_items: int) -> SequenceStore:
+    """All of these sequences trains, and nothing is held out."""
+    n_users, width = items_BN.shape
+    offsets, nothing = np.arange(n_users + 1) * width, np.zeros(0, np.int64)
+    users, items = np.arange(n_users), np.arange(1, n_items + 1)
+    table = np.full((n_items + 1, 0), PAD, np.int64)
+    data = Dataset(items_BN.flatten().numpy(), offsets, users, items, table, ())
+    split = Split(data, np.full(n_users, width), Targets(nothing, nothing), Targets(nothing, nothing))
+    return SequenceStore(split, width, torch.device("cpu"))
 
 
 def test_training_brings_targets_closer_than_what_was_not_had() -> None:
@@ -255,9 +269,7 @@ def test_training_brings_targets_closer_than_what_was_not_had() -> None:
     with torch.no_grad():  # rows of length 1, about sqrt(2) apart: there is room to fall
         for table in (model.user_embedding, model.long_embedding, model.item_embedding):
             table.weight.copy_(torch.nn.functional.normalize(table.weight, eps=1e-9))
-    owners = torch.arange(8).repeat_interleave(8)
-    unseen = Unseen(owners, items_BN.flatten(), 8, n_items)
-    objective = NextItem(hinge, Sampler("uniform", 1, 0.75, unseen, torch.ones(n_items + 1, dtype=torch.long)))
+    objective = next_item(all_of(items_BN, n_items), loss=Hinge())
     objective.check(model)
     optimizer = torch.optim.Adagrad(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(0)
@@ -265,7 +277,7 @@ def test_training_brings_targets_closer_than_what_was_not_had() -> None:
     @torch.no_grad()
     def distances() -> tuple[float, float]:
         """To the targets, and to the nearest item that the user has not had; not by the model's own scores."""
-        long, short = model.eval().encode(items_BN[:, :-1], torch.arange(8))[:, :, None].chunk(2, -1)
+        long, short = model.eval().encode(History(torch.arange(8), items_BN[:, :-1]))[:, :, None].chunk(2, -1)
         long_BNM = (long - model.long_embedding.weight).square().sum(-1)
         all_BNM = model.w * long_BNM + (1 - model.w) * (short - model.item_embedding.weight).square().sum(-1)
         targets = all_BNM.gather(-1, items_BN[:, 1:, None])
@@ -275,8 +287,7 @@ def test_training_brings_targets_closer_than_what_was_not_had() -> None:
 
     before, _ = distances()
     for _ in range(60):
-        negatives, log_expected = objective.sampler.draw(torch.arange(8), (7, 1), generator)
-        batch = Batch(torch.arange(8), items_BN[:, :-1], items_BN[:, 1:, None], negatives, log_expected)
+        [(batch, _)] = objective.batches(Rows(torch.arange(8), 7), generator)
         model.train()
         total = torch.stack(list(objective.loss(model, batch).values())).sum()
         optimizer.zero_grad()
@@ -300,27 +311,27 @@ def test_learns_by_heart_what_is_next_among_what_was_not_had(mode: str) -> None:
     had_BNM[..., PAD] = True
     targets_BN1 = items_BN[:, 1:, None]
     for _ in range(300):
-        states_BND = model.encode(items_BN[:, :-1], torch.arange(8))
-        scores_BNM = model.score(states_BND, torch.arange(25).expand(8, 7, -1))
+        states_BND = model.encode(History(torch.arange(8), items_BN[:, :-1]))
+        scores_BNM = model.head.score(states_BND, torch.arange(25).expand(8, 7, -1))
         each_BNM = (0.5 + scores_BNM - scores_BNM.gather(-1, targets_BN1)).clamp_min(0)
         optimizer.zero_grad()
         each_BNM.masked_fill(had_BNM, 0.0).sum(-1).mean().backward()
         optimizer.step()
         model.after_step()
-    ranked = model.score_all(states_BND.flatten(0, 1)).masked_fill(had_BNM.flatten(0, 1), -torch.inf)
+    ranked = model.head.score_all(states_BND.flatten(0, 1)).masked_fill(had_BNM.flatten(0, 1), -torch.inf)
     assert torch.equal(ranked.argmax(1), items_BN[:, 1:].flatten())
 
 
 def test_what_its_scores_may_be_read_as() -> None:
-    assert made(mode="inner").log_odds and not made().log_odds
-    tables = made(mode="inner").row_tables()
-    assert len(tables) == 3 and not made().row_tables(), "rows left behind would escape the limit on their length"
-    assert (made().score(torch.randn(5, 2 * D).double(), torch.ones(5, 3, dtype=torch.long)) <= 0).all()
+    assert made(mode="inner").head.log_odds and not made().head.log_odds
+    assert len(read_by_rows(made(mode="inner"))) == 3
+    assert not read_by_rows(made()), "rows left behind would escape the limit on their length"
+    assert (made().head.score(torch.randn(5, 2 * D).double(), torch.ones(5, 3, dtype=torch.long)) <= 0).all()
 
 
 def test_unknown_users_are_refused() -> None:
     with pytest.raises(UserError, match=f"user number {USERS} is unknown"):
-        made().encode_newest(padded()[:2], torch.tensor([0, USERS]))
+        made().newest(History(torch.tensor([0, USERS]), padded()[:2]))
 
 
 @pytest.mark.parametrize(

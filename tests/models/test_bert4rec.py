@@ -6,19 +6,19 @@ import drawn
 import numpy as np
 import pytest
 import torch
-from asked import sampler
+from asked import batch_of, history
 from drawn import padded
 from plain import Vector, Weights, gelu, layer_norm, linear, nothing, softmax
-from torch import Tensor
 
+from sairlib.batch import PAD, History
 from sairlib.data.dataset import Dataset
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import leave_one_out
 from sairlib.errors import UserError
-from sairlib.losses import softmax as softmax_loss
 from sairlib.models.bert4rec import BERT4Rec
-from sairlib.nn.dropout import Dropout
-from sairlib.objectives import Cloze
+from sairlib.nn.layers import Dropout
+from sairlib.training.losses import Softmax
+from sairlib.training.objectives import Cloze
 
 M, MAX_LEN, D = 11, 6, 8
 MASK = M + 1
@@ -32,10 +32,6 @@ def made(**options: Any) -> BERT4Rec:
     model = BERT4Rec(M, MAX_LEN, **{**BASE, **options})
     drawn.randomised(model, scale=0.5)
     return model
-
-
-def users(items_BN: Tensor) -> Tensor:
-    return torch.arange(len(items_BN))
 
 
 # The plain reading: one user, one step and one head at a time.
@@ -72,7 +68,7 @@ def encode(items: list[int], weights: Weights, options: dict[str, Any]) -> list[
             inner = gelu(linear(x, weights, f"{name}.first"))
             change = drop(linear(inner, weights, f"{name}.second"))
             xs[t] = layer_norm(x + change, weights, f"{name}.feed_forward_norm")
-    return [layer_norm(gelu(linear(x, weights, "head")), weights, "head_norm") for x in xs]
+    return [layer_norm(gelu(linear(x, weights, "transform")), weights, "transform_norm") for x in xs]
 
 
 def scores(state: Vector, weights: Weights) -> list[float]:
@@ -87,12 +83,12 @@ def arrays(model: torch.nn.Module) -> Weights:
 @torch.no_grad()
 def check_against_plain(model: BERT4Rec, options: dict[str, Any]) -> None:
     weights, masked_BN, histories_BN = arrays(model), padded(MASKED), padded(HISTORIES)
-    states_BND = model.encode(masked_BN, users(masked_BN))
+    states_BND = model.encode(history(masked_BN))
     for row, items in enumerate(MASKED):
         wanted = encode(items, weights, options)
         np.testing.assert_allclose(states_BND[row, : len(items)].numpy(), wanted, rtol=1e-9, atol=1e-9)
-    newest_BD = model.encode_newest(histories_BN, users(histories_BN))
-    scores_BM = model.score_all(newest_BD)
+    newest_BD = model.newest(history(histories_BN))
+    scores_BM = model.head.score_all(newest_BD)
     for row, items in enumerate(HISTORIES):
         asked = [*items, MASK][-MAX_LEN:]
         state = encode(asked, weights, options)[-1]
@@ -114,7 +110,7 @@ def test_dropout_falls_where_the_equations_have_it(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", FLIPS)
 def test_every_option_changes_the_scores(name: str) -> None:
     items_BN = padded(HISTORIES)
-    before, after = (m.encode_newest(items_BN, users(items_BN)) for m in (made(), made(**{name: FLIPS[name]})))
+    before, after = (m.newest(history(items_BN)) for m in (made(), made(**{name: FLIPS[name]})))
     assert (before - after).abs().max() > 1e-3
 
 
@@ -122,9 +118,9 @@ def test_every_option_changes_the_scores(name: str) -> None:
 def test_dropouts_act_in_training_alone(options: dict[str, float]) -> None:
     items_BN = padded(MASKED)
     none, model = made(dropout=0.0), made(**{"dropout": 0.0, **options})
-    assert torch.equal(none.encode(items_BN, users(items_BN)), model.encode(items_BN, users(items_BN)))
+    assert torch.equal(none.encode(history(items_BN)), model.encode(history(items_BN)))
     model.train()
-    assert not torch.allclose(none.encode(items_BN, users(items_BN)), model.encode(items_BN, users(items_BN)))
+    assert not torch.allclose(none.encode(history(items_BN)), model.encode(history(items_BN)))
 
 
 # What is asked, and what may be known.
@@ -134,42 +130,40 @@ def test_the_next_item_is_asked_by_a_mask_behind_the_newest() -> None:
     model = made()
     for items in HISTORIES[1:]:  # the first is of max_len items
         history_BN, asked_BN = padded([items]), padded([[*items, MASK]])
-        wanted_D = model.encode(asked_BN, users(asked_BN))[0, len(items)]
-        torch.testing.assert_close(model.encode_newest(history_BN, users(history_BN))[0], wanted_D)
+        wanted_D = model.encode(history(asked_BN))[0, len(items)]
+        torch.testing.assert_close(model.newest(history(history_BN))[0], wanted_D)
 
 
 def test_a_full_history_gives_up_its_oldest_item_for_the_mask() -> None:
     model, full, longer = made(), [[3, 1, 4, 1, 5, 9]], [[7, 2, 3, 1, 4, 1, 5, 9]]
     states = [
-        model.encode_newest(items_BN, users(items_BN))
+        model.newest(history(items_BN))
         for items_BN in (padded([full[0][1:]]), padded(full), padded([[11, *full[0][1:]]]), padded(longer, 8))
     ]
     for other in states[1:]:
         torch.testing.assert_close(states[0], other)
     changed_BN = padded([[3, 2, *full[0][2:]]])
-    assert not torch.allclose(states[0], model.encode_newest(changed_BN, users(changed_BN)))
+    assert not torch.allclose(states[0], model.newest(history(changed_BN)))
 
 
 @pytest.mark.parametrize("width", [2, 3, 9])
 def test_neither_padding_nor_company_changes_a_state(width: int) -> None:
     model, items = made(), [[10, 11]]
     alone_BN, among_BN = padded(items, width), padded([*HISTORIES, *items])
-    alone, among = (model.encode_newest(items_BN, users(items_BN))[-1] for items_BN in (alone_BN, among_BN))
+    alone, among = (model.newest(history(items_BN))[-1] for items_BN in (alone_BN, among_BN))
     torch.testing.assert_close(alone, among)
 
 
 def test_the_mask_is_never_recommended() -> None:
     model = made()
     states_BD = torch.randn(3, D, dtype=torch.float64)
-    before_BM = model.score_all(states_BD)
+    before_BM = model.head.score_all(states_BD)
     assert before_BM.shape == (3, M + 1) and model.mask_item == MASK
     with torch.no_grad():
         model.item_embedding.weight[MASK] = torch.randn(D)
-    assert torch.equal(model.score_all(states_BD), before_BM)
+    assert torch.equal(model.head.score_all(states_BD), before_BM)
     items_BN = padded(HISTORIES)
-    assert not torch.allclose(
-        made().encode_newest(items_BN, users(items_BN)), model.encode_newest(items_BN, users(items_BN))
-    )
+    assert not torch.allclose(made().newest(history(items_BN)), model.newest(history(items_BN)))
 
 
 def store(sequences: list[list[int]]) -> SequenceStore:
@@ -183,56 +177,63 @@ def test_nothing_of_a_hidden_item_reaches_its_state() -> None:
     """Through the objective: by the gradient to its row, and by putting another in its place."""
     sequences = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 3, 11, 5, 1, 6], [4, 7, 2, 10, 9]]
     model, known = made(), store(sequences)
-    objective = Cloze(softmax_loss, sampler(known, 1), mask_share=0.4)
+    objective = Cloze(Softmax(), None, known, 8, mask_share=0.4)
     n_hidden = n_seen = 0
     for seed in range(5):
-        batch = objective.batch(known, known.train_rows, torch.Generator().manual_seed(seed))
-        states_BND = model.encode(batch.items_BN, batch.users_B)
-        targets_BN = batch.targets_BNS[..., 0]
-        for row, step in targets_BN.nonzero().tolist():
-            target, shown = int(targets_BN[row, step]), set(batch.items_BN[row].tolist()) - {0, MASK}
-            assert batch.items_BN[row, step] == MASK and target not in shown  # the items of a sequence are distinct
+        batch = batch_of(objective, known.train_users, seed)
+        states_XD, targets_X1, _ = objective.states(model, batch)
+        shown_BN = torch.where(batch.targets_BNS[..., 0] == PAD, batch.history.items_BN, PAD)
+        places = batch.targets_BNS[..., 0].nonzero().tolist()
+        for state_D, target, (row, step) in zip(states_XD, targets_X1[:, 0].tolist(), places, strict=True):
+            shown = set(shown_BN[row].tolist()) - {PAD}
+            assert batch.history.items_BN[row, step] == target  # the items of a sequence are distinct
+            assert target not in shown
             (gradient,) = torch.autograd.grad(
-                states_BND[row, step] @ torch.randn(D, dtype=torch.float64),
-                model.item_embedding.weight,
-                retain_graph=True,
+                state_D @ torch.randn(D, dtype=torch.float64), model.item_embedding.weight, retain_graph=True
             )
             reached = set(gradient.abs().amax(1).nonzero().flatten().tolist())
             assert reached == shown | {MASK}, "all that is shown, on both sides, and nothing that is hidden"
             n_hidden, n_seen = n_hidden + 1, n_seen + len(shown)
         changed = store(sequences)
-        ends_B = known.starts[batch.users_B] + known.train_lengths[batch.users_B]
-        for row, step in targets_BN.nonzero().tolist():
-            changed.items[ends_B[row] - (batch.items_BN[row] != 0).sum() + step] = 8
-        again = objective.batch(changed, changed.train_rows, torch.Generator().manual_seed(seed))
+        users_B = batch.history.users_B
+        ends_B = known.starts[users_B] + known.train_lengths[users_B]
+        for row, step in places:
+            changed.items[ends_B[row] - (batch.history.items_BN[row] != PAD).sum() + step] = 8
+        again = batch_of(Cloze(Softmax(), None, changed, 8, mask_share=0.4), changed.train_users, seed)
         assert not torch.equal(again.targets_BNS, batch.targets_BNS)
-        assert torch.equal(model.encode(again.items_BN, again.users_B), states_BND)
+        assert torch.equal(objective.states(model, again)[0], states_XD)
     assert n_hidden > 15 and n_seen > n_hidden
 
 
 def test_the_loss_is_cross_entropy_over_items_at_hidden_steps_alone() -> None:
     model, known = made(), store([[1, 2, 3, 4, 5, 6, 7, 8], [9, 3, 11, 5, 1, 6]])
-    objective = Cloze(softmax_loss, sampler(known, 1), mask_share=0.4)
+    objective = Cloze(Softmax(), None, known, 8, mask_share=0.4)
     objective.check(model)
-    batch = objective.batch(known, known.train_rows, torch.Generator().manual_seed(0))
+    batch = batch_of(objective, known.train_users)
     weights, costs = arrays(model), []
-    for items, targets in zip(batch.items_BN.tolist(), batch.targets_BNS[..., 0].tolist(), strict=True):
-        states = encode([item for item in items if item], weights, BASE)
+    for items, targets in zip(batch.history.items_BN.tolist(), batch.targets_BNS[..., 0].tolist(), strict=True):
+        shown = [MASK if target else item for item, target in zip(items, targets, strict=True) if item]
+        states = encode(shown, weights, BASE)
         costs += [-np.log(softmax(scores(states[t], weights))[item - 1]) for t, item in enumerate(targets) if item]
-    assert objective.loss(model, batch)["softmax"].item() == pytest.approx(np.mean(costs), rel=1e-6)
+    wanted = sum(costs) / objective.steps_per_batch
+    assert objective.loss(model, batch)["softmax"].item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_all_ways_to_score_agree() -> None:
     model = made()
     states_BD, items_BC = torch.randn(2, D, dtype=torch.float64), torch.randint(1, M + 1, (2, 20))
-    torch.testing.assert_close(model.score(states_BD, items_BC), model.score_all(states_BD).gather(1, items_BC))
+    torch.testing.assert_close(
+        model.head.score(states_BD, items_BC), model.head.score_all(states_BD).gather(1, items_BC)
+    )
     shared_C = torch.tensor([4, 1, 11])
-    torch.testing.assert_close(model.score_shared(states_BD, shared_C), model.score_all(states_BD)[:, shared_C])
+    torch.testing.assert_close(
+        model.head.score_shared(states_BD, shared_C), model.head.score_all(states_BD)[:, shared_C]
+    )
 
 
 def test_max_len_1_asks_with_the_mask_alone() -> None:
     model = BERT4Rec(M, 1, **BASE).eval()
-    states = [model.encode_newest(padded([row], 3), torch.zeros(1, dtype=torch.long)) for row in ([], [3], [4, 5])]
+    states = [model.newest(History(torch.zeros(1, dtype=torch.long), padded([row], 3))) for row in ([], [3], [4, 5])]
     assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from drawn import HISTORIES, MAX_LEN, USERS, D, M, arrays, padded, randomised
+from asked import history
+from drawn import HISTORIES, MAX_LEN, USERS, D, M, arrays, padded, randomised, read_by_rows
 
+from sairlib.batch import History
 from sairlib.errors import UserError
 from sairlib.models.bpr_mf import BPRMF
 
@@ -22,10 +24,10 @@ def test_equals_the_plain_equation_whatever_the_history(item_bias: bool) -> None
     model = made(item_bias)
     weights, users_B = arrays(model), torch.arange(USERS)
     with torch.no_grad():
-        states_BND = model.encode(padded(), users_B)
-        newest_BD = model.encode_newest(padded(), users_B)
-        found_BNM = model.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
-        all_BM = model.score_all(newest_BD)
+        states_BND = model.encode(History(users_B, padded()))
+        newest_BD = model.newest(History(users_B, padded()))
+        found_BNM = model.head.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
+        all_BM = model.head.score_all(newest_BD)
     for user in range(USERS):
         for item in range(1, M + 1):
             vector = weights["item_factors.weight"][item]
@@ -40,28 +42,28 @@ def test_equals_the_plain_equation_whatever_the_history(item_bias: bool) -> None
 def test_the_history_is_not_looked_at(item_bias: bool) -> None:
     model, users_B = made(item_bias), torch.arange(USERS)
     others_BN = padded().flip(0)
-    assert torch.equal(model.encode(padded(), users_B), model.encode(others_BN, users_B))
-    assert torch.equal(model.encode_newest(padded(), users_B), model.encode_newest(others_BN[:, :1], users_B))
+    assert torch.equal(model.encode(History(users_B, padded())), model.encode(History(users_B, others_BN)))
+    assert torch.equal(model.newest(History(users_B, padded())), model.newest(History(users_B, others_BN[:, :1])))
 
 
 def test_steps_share_memory() -> None:
-    assert made().encode(padded(), torch.arange(USERS)).stride(1) == 0
+    assert made().encode(history(padded())).stride(1) == 0
 
 
 def test_the_bias_starts_at_0_and_learns() -> None:
     model = BPRMF(M, USERS, d=D, item_bias=True)
     assert model.item_factors.weight.shape == (M + 1, D + 1)
     assert not model.item_factors.weight[:, D].any() and model.item_factors.weight[1:, :D].all()
-    model.score(model.encode(padded(), torch.arange(USERS)), torch.full((USERS, MAX_LEN, 1), 3)).sum().backward()
+    model.head.score(model.encode(history(padded())), torch.full((USERS, MAX_LEN, 1), 3)).sum().backward()
     gradient = model.item_factors.weight.grad
     assert gradient is not None
     assert gradient[:, D].nonzero().tolist() == [[3]]
 
 
 def test_unknown_users_are_refused() -> None:
-    for encode in (made().encode, made().encode_newest):
+    for encode in (made().encode, made().newest):
         with pytest.raises(UserError, match=r"user number .* is unknown"):
-            encode(padded()[:1], torch.tensor([USERS]))
+            encode(History(torch.tensor([USERS]), padded()[:1]))
 
 
 @either
@@ -72,4 +74,4 @@ def test_the_width_must_be_positive(item_bias: bool) -> None:
 
 def test_all_its_tables_are_read_by_rows() -> None:
     model = made(item_bias=True)
-    assert {id(table.weight) for table in model.row_tables()} == {id(weight) for weight in model.parameters()}
+    assert {id(table.weight) for table in read_by_rows(model)} == {id(weight) for weight in model.parameters()}

@@ -6,14 +6,15 @@ import drawn
 import numpy as np
 import pytest
 import torch
-from drawn import arrays, assert_scores_agree, randomised
+from asked import history
+from drawn import arrays, assert_scores_agree, knows_users, randomised, read_by_rows
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sairlib.batch import PAD
+from sairlib.batch import PAD, History
 from sairlib.errors import UserError
 from sairlib.models.caser import Caser
-from sairlib.nn.dropout import Dropout
+from sairlib.nn.layers import Dropout
 
 M, MAX_LEN = 11, 7
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8, 7], [10, 11], [4, 4, 2], [1, 2, 3, 4], [11, 9, 7, 5, 3, 1]]
@@ -83,10 +84,10 @@ def test_equals_the_formula_of_each_window(options: dict[str, Any]) -> None:
     """Histories of every length: windows that end at, and reach before, the first item."""
     model = made(**options)
     with torch.no_grad():
-        states_BND = model.encode(padded(), torch.arange(USERS))
+        states_BND = model.encode(history(padded()))
     for user, row in enumerate(HISTORIES):
         wanted = plain(row, user, arrays(model), {**BASE, **options})
-        found = model.score_all(states_BND[user, : len(row)])[:, 1:].detach().numpy()
+        found = model.head.score_all(states_BND[user, : len(row)])[:, 1:].detach().numpy()
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
@@ -95,7 +96,7 @@ def test_equals_the_formula_of_each_window(options: dict[str, Any]) -> None:
 def test_the_newest_state_is_the_last_window(options: dict[str, Any], width: int) -> None:
     model = made(**options)
     with torch.no_grad():
-        found = model.score_all(model.encode_newest(padded(width), torch.arange(USERS)))[:, 1:].numpy()
+        found = model.head.score_all(model.newest(history(padded(width))))[:, 1:].numpy()
     for user, row in enumerate(HISTORIES):
         np.testing.assert_allclose(found[user], plain(row, user, arrays(model), {**BASE, **options})[-1], rtol=1e-9)
 
@@ -105,7 +106,7 @@ def test_dropout_falls_on_what_the_filters_give(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
     model = made()
     with torch.no_grad():
-        found = model.score_all(model.encode_newest(padded(), torch.arange(USERS)))[:, 1:].numpy()
+        found = model.head.score_all(model.newest(history(padded())))[:, 1:].numpy()
     for user, row in enumerate(HISTORIES):
         wanted = plain(row, user, arrays(model), {**BASE, "drop": np.cos})[-1]
         np.testing.assert_allclose(found[user], wanted, rtol=1e-9)
@@ -113,25 +114,25 @@ def test_dropout_falls_on_what_the_filters_give(monkeypatch: pytest.MonkeyPatch)
 
 def test_dropout_acts_in_training_alone() -> None:
     model, items_BN, users_B = made(), padded(), torch.arange(USERS)
-    assert torch.equal(model.encode(items_BN, users_B), made(dropout=0.0).encode(items_BN, users_B))
+    assert torch.equal(model.encode(History(users_B, items_BN)), made(dropout=0.0).encode(History(users_B, items_BN)))
     model.train()
-    assert not torch.equal(model.encode(items_BN, users_B), model.encode(items_BN, users_B))
+    assert not torch.equal(model.encode(History(users_B, items_BN)), model.encode(History(users_B, items_BN)))
 
 
 def test_a_state_remembers_l_items_and_the_user_alone() -> None:
     model = made(L=3)
     items_BN = torch.tensor([[1, 2, 3, 4, 5, 6], [9, 8, 3, 4, 5, 6], [9, 8, 7, 4, 5, 6], [1, 2, 3, 5, 4, 6]])
-    states_BND = model.encode(items_BN, torch.zeros(4, dtype=torch.long))
+    states_BND = model.encode(History(torch.zeros(4, dtype=torch.long), items_BN))
     torch.testing.assert_close(states_BND[0, 4:], states_BND[1, 4:], rtol=0, atol=1e-12)
     assert not torch.allclose(states_BND[0, 4], states_BND[2, 4]), "the oldest of 3"
     assert not torch.allclose(states_BND[0, 5], states_BND[3, 5]), "their order"
-    other_BND = model.encode(items_BN, torch.ones(4, dtype=torch.long))
+    other_BND = model.encode(History(torch.ones(4, dtype=torch.long), items_BN))
     assert torch.equal(other_BND[..., :3], states_BND[..., :3]) and not torch.equal(other_BND, states_BND)
 
 
 def test_an_empty_history_is_an_image_of_zeros() -> None:
     model = made(user_embedding=False)
-    state_D = model.encode_newest(torch.zeros(1, MAX_LEN, dtype=torch.long), torch.zeros(1, dtype=torch.long))[0]
+    state_D = model.newest(History(torch.zeros(1, dtype=torch.long), torch.zeros(1, MAX_LEN, dtype=torch.long)))[0]
     biases = [model.horizontal[h].bias for h in range(4)]
     found = torch.cat([torch.zeros(3 * 3), *biases]).double().relu()
     torch.testing.assert_close(state_D, model.fully_connected(found).relu())
@@ -146,7 +147,7 @@ def test_scores_agree(options: dict[str, Any]) -> None:
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = made(**options).train()
-    model.score_all(model.encode(padded(), torch.arange(USERS)).flatten(0, 1)).square().sum().backward()
+    model.head.score_all(model.encode(history(padded())).flatten(0, 1)).square().sum().backward()
     assert not [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
@@ -161,21 +162,21 @@ def test_initial_values_are_those_of_the_authors() -> None:
     assert model.fully_connected.in_features == 4 * 50 + 16 * 5
 
 
-def test_row_tables_are_all_the_tables() -> None:
+def test_all_its_tables_are_read_by_rows() -> None:
     model = made()
-    assert {id(table) for table in model.row_tables()} == {
+    assert {id(table) for table in read_by_rows(model)} == {
         id(module) for module in model.modules() if isinstance(module, torch.nn.Embedding)
     }
-    assert len(made(user_embedding=False).row_tables()) == 3
+    assert len(read_by_rows(made(user_embedding=False))) == 3
 
 
 def test_unknown_users_are_refused_unless_no_user_is_known() -> None:
     items_BN, users_B = torch.ones(2, 3, dtype=torch.long), torch.tensor([0, USERS])
-    for find in (made().encode, made().encode_newest):
+    for find in (made().encode, made().newest):
         with pytest.raises(UserError, match=r"user number .* is unknown"):
-            find(items_BN, users_B)
-    assert made().uses_users and not made(user_embedding=False).uses_users
-    assert made(user_embedding=False).encode(items_BN, users_B).isfinite().all()
+            find(History(users_B, items_BN))
+    assert knows_users(made()) and not knows_users(made(user_embedding=False))
+    assert made(user_embedding=False).encode(History(users_B, items_BN)).isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from drawn import USERS, D, M, arrays, assert_scores_are, padded, randomised
+from drawn import USERS, D, M, arrays, assert_scores_are, knows_users, padded, randomised, read_by_rows
 
+from sairlib.batch import History
 from sairlib.errors import UserError
 from sairlib.models.fpmc import FPMC
 
@@ -41,7 +42,7 @@ def test_equals_the_plain_equation(user_factors: bool) -> None:
 def test_the_newest_item_alone_counts(user_factors: bool) -> None:
     model = made(user_factors)
     items_BN = torch.tensor([[1, 2, 3], [7, 3, 0], [3, 0, 0], [3, 5, 0]])
-    states_BD = model.encode_newest(items_BN, torch.zeros(4, dtype=torch.long))
+    states_BD = model.newest(History(torch.zeros(4, dtype=torch.long), items_BN))
     assert torch.equal(states_BD[0], states_BD[1]) and torch.equal(states_BD[0], states_BD[2])
     assert not torch.equal(states_BD[0], states_BD[3])
 
@@ -49,22 +50,22 @@ def test_the_newest_item_alone_counts(user_factors: bool) -> None:
 def test_after_an_empty_history_fpmc_has_the_user_and_fmc_nothing() -> None:
     nothing_BN, users_B = torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 1])
     model = made()
-    scores_BM = model.score_all(model.encode_newest(nothing_BN, users_B))
+    scores_BM = model.head.score_all(model.newest(History(users_B, nothing_BN)))
     wanted_BM = model.user_factors(users_B) @ model.item_factors.weight[:, :D].T
     torch.testing.assert_close(scores_BM, wanted_BM)
-    assert not made(False).encode_newest(nothing_BN, users_B).any()
+    assert not made(False).newest(History(users_B, nothing_BN)).any()
 
 
 def test_fmc_knows_no_users() -> None:
     fmc, fpmc, items_BN = made(False), made(), padded()[:1]
-    assert not fmc.uses_users and fpmc.uses_users
+    assert not knows_users(fmc) and knows_users(fpmc)
     assert not any("user" in key for key in fmc.state_dict())
     assert fmc.n_parameters() == 2 * (M + 1) * D and fpmc.n_parameters() == (3 * (M + 1) + USERS) * D
-    states = [fmc.encode_newest(items_BN, torch.tensor([user])) for user in (0, 10**6)]
+    states = [fmc.newest(History(torch.tensor([user]), items_BN)) for user in (0, 10**6)]
     assert torch.equal(*states)
-    for encode in (fpmc.encode, fpmc.encode_newest):
+    for encode in (fpmc.encode, fpmc.newest):
         with pytest.raises(UserError, match=r"user number .* is unknown"):
-            encode(items_BN, torch.tensor([USERS]))
+            encode(History(torch.tensor([USERS]), items_BN))
 
 
 @either
@@ -76,4 +77,4 @@ def test_the_width_must_be_positive(user_factors: bool) -> None:
 @either
 def test_all_its_tables_are_read_by_rows(user_factors: bool) -> None:
     model = made(user_factors)
-    assert {id(table.weight) for table in model.row_tables()} == {id(weight) for weight in model.parameters()}
+    assert {id(table.weight) for table in read_by_rows(model)} == {id(weight) for weight in model.parameters()}

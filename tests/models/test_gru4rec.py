@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn import HISTORIES, USERS, M, arrays, assert_scores_agree, padded, randomised
+from asked import history
+from drawn import HISTORIES, USERS, M, arrays, assert_scores_agree, padded, randomised, read_by_rows
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 
-from sairlib.batch import PAD
+from sairlib.batch import PAD, History
 from sairlib.errors import UserError
 from sairlib.models.gru4rec import GRU4Rec
-from sairlib.nn.dropout import Dropout
+from sairlib.nn.layers import Dropout
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 BASE: dict[str, Any] = {"d": 4, "d_hidden": 4, "embedding_dropout": 0.3, "hidden_dropout": 0.2}
@@ -69,11 +70,11 @@ def plain(items: list[int], weights: dict[str, Array], options: dict[str, Any]) 
 
 def check(model: GRU4Rec, options: dict[str, Any]) -> None:
     with torch.no_grad():
-        states_BND = model.encode(padded(), torch.arange(USERS))
-        newest_BM = model.score_all(model.encode_newest(padded(), torch.arange(USERS)))[:, 1:].numpy()
+        states_BND = model.encode(history(padded()))
+        newest_BM = model.head.score_all(model.newest(history(padded())))[:, 1:].numpy()
     for user, row in enumerate(HISTORIES):
         wanted = plain(row, arrays(model), {**BASE, **options})
-        found = model.score_all(states_BND[user, : len(row)])[:, 1:].detach().numpy()
+        found = model.head.score_all(states_BND[user, : len(row)])[:, 1:].detach().numpy()
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(newest_BM[user], wanted[-1], rtol=1e-9, atol=1e-9)
 
@@ -96,9 +97,9 @@ def test_dropout_falls_on_vectors_and_after_each_layer(
 def test_dropouts_act_in_training_alone(name: str) -> None:
     none, model = (made(**{"embedding_dropout": 0.0, "hidden_dropout": 0.0, name: p}) for p in (0.0, 0.5))
     items_BN, users_B = padded(), torch.arange(USERS)
-    assert torch.equal(none.encode(items_BN, users_B), model.encode(items_BN, users_B))
-    assert torch.equal(none.train().encode(items_BN, users_B), none.encode(items_BN, users_B))
-    assert not torch.equal(model.train().encode(items_BN, users_B), model.encode(items_BN, users_B))
+    assert torch.equal(none.encode(History(users_B, items_BN)), model.encode(History(users_B, items_BN)))
+    assert torch.equal(none.train().encode(History(users_B, items_BN)), none.encode(History(users_B, items_BN)))
+    assert not torch.equal(model.train().encode(History(users_B, items_BN)), model.encode(History(users_B, items_BN)))
 
 
 def test_tied_is_one_table_and_a_dense_layer_where_the_widths_differ() -> None:
@@ -110,7 +111,7 @@ def test_tied_is_one_table_and_a_dense_layer_where_the_widths_differ() -> None:
     assert model.output_embedding is not None and model.output_embedding.weight.shape == (M + 1, 3)
     for options in ({}, {"tied": False}):
         model = made(**options)
-        assert {id(table) for table in model.row_tables()} == {
+        assert {id(table) for table in read_by_rows(model)} == {
             id(module) for module in model.modules() if isinstance(module, torch.nn.Embedding)
         }
 
@@ -123,7 +124,7 @@ def test_scores_agree(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
     model = made(**options).train()
-    model.score_all(model.encode(padded(), torch.arange(USERS)).flatten(0, 1)).square().sum().backward()
+    model.head.score_all(model.encode(history(padded())).flatten(0, 1)).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         parts = parameter.grad.chunk(3) if key.startswith("layers") else (parameter.grad,)
@@ -138,18 +139,18 @@ def test_gates_start_xavier_uniform_each_by_itself() -> None:
         for gate in matrix.chunk(3):
             assert 0.95 * bound < gate.abs().max().item() <= bound
     assert not layer.bias_ih_l0.any() and not layer.bias_hh_l0.any()
-    assert not any(table.weight[PAD].any() for table in model.row_tables())
+    assert not any(table.weight[PAD].any() for table in read_by_rows(model))
 
 
-@pytest.mark.parametrize(("name", "loss"), [("gru4rec", "bpr"), ("gru4rec-plus", "bpr_max")])
+@pytest.mark.parametrize(("name", "loss"), [("gru4rec", "BPR"), ("gru4rec-plus", "BPRMax")])
 def test_each_name_has_the_loss_of_its_paper_and_may_be_given_another(name: str, loss: str) -> None:
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        assert compose("train", overrides=[f"model={name}"]).loss._target_ == f"sairlib.losses.{loss}"
+        assert compose("train", overrides=[f"model={name}"]).loss._target_ == f"sairlib.training.losses.{loss}"
         experiment = compose("train", overrides=[f"experiment=sasrec-table3/{name}-ml-1m-sasrec"])
-        assert experiment.loss._target_ == f"sairlib.losses.{loss}"
-        assert experiment.training.negatives == "popular"
+        assert experiment.loss._target_ == f"sairlib.training.losses.{loss}"
+        assert experiment.negatives._target_ == "sairlib.training.negatives.Popular"
         other = compose("train", overrides=[f"model={name}", "loss=softmax"])
-        assert other.loss._target_ == "sairlib.losses.softmax"
+        assert other.loss._target_ == "sairlib.training.losses.Softmax"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import drawn
 import numpy as np
 import pytest
 import torch
-from asked import next_item
+from asked import history, next_item
 from drawn import padded
 from plain import Vector, Weights, gelu, layer_norm, linear, nothing, softmax
 from torch import Tensor
@@ -16,7 +16,7 @@ from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import leave_one_out
 from sairlib.errors import UserError
 from sairlib.models.lightsans import LightSANs, LowRankAttention
-from sairlib.nn.dropout import Dropout
+from sairlib.nn.layers import Dropout
 
 M, MAX_LEN, D = 11, 6, 8
 BASE: dict[str, Any] = {"d": D, "n_blocks": 2, "n_heads": 2, "k_interests": 3, "dropout": 0.3}
@@ -34,7 +34,7 @@ def made(**options: Any) -> LightSANs:
 
 
 def newest(model: LightSANs, rows: list[list[int]], width: int = MAX_LEN) -> Tensor:
-    return model.encode_newest(padded(rows, width), torch.arange(len(rows)))
+    return model.newest(history(padded(rows, width)))
 
 
 # The plain reading: one user, one step, one head and one interest at a time.
@@ -98,7 +98,7 @@ def encode(items: list[int], weights: Weights, options: dict[str, Any]) -> Vecto
 def check_against_plain(model: LightSANs, options: dict[str, Any]) -> None:
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
     states_BD = newest(model, HISTORIES)
-    scores_BM = model.score_all(states_BD)
+    scores_BM = model.head.score_all(states_BD)
     for row, items in enumerate(HISTORIES):
         state = encode(items, weights, options)
         np.testing.assert_allclose(states_BD[row].numpy(), state, rtol=1e-9, atol=1e-9)
@@ -225,7 +225,7 @@ def test_is_not_trained_at_every_step() -> None:
 def test_every_parameter_learns(softmax_dim: str) -> None:
     model = made(softmax_dim=softmax_dim, attention_dropout=0.1).train()
     states_BD = newest(model, HISTORIES)
-    model.score(states_BD, torch.randint(1, M + 1, (len(HISTORIES), 3))).square().sum().backward()
+    model.head.score(states_BD, torch.randint(1, M + 1, (len(HISTORIES), 3))).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), key
 

@@ -1,6 +1,7 @@
 """PopRec counts, and nothing else."""
 
 import torch
+from asked import history
 from drawn import HISTORIES, MAX_LEN, USERS, M, padded
 
 from sairlib.models.poprec import PopRec
@@ -17,24 +18,24 @@ def made() -> PopRec:
 
 def test_scores_are_the_counts_for_every_user_at_every_step() -> None:
     model, items_BN = made(), padded()
-    states_BN1 = model.encode(items_BN, torch.arange(USERS))
+    states_BN1 = model.encode(history(items_BN))
     assert states_BN1.shape == (USERS, MAX_LEN, 1)
     every_M = torch.arange(1, M + 1)
     wanted_M = torch.tensor(COUNTS[1:], dtype=torch.float32)
     assert wanted_M.max() == 2 and wanted_M[NEVER - 1] == 0
-    assert (model.score(states_BN1, every_M.expand(USERS, MAX_LEN, -1)) == wanted_M).all()
-    assert (model.score_shared(states_BN1, every_M) == wanted_M).all()
-    newest_B1 = model.encode_newest(items_BN, torch.arange(USERS))
+    assert (model.head.score(states_BN1, every_M.expand(USERS, MAX_LEN, -1)) == wanted_M).all()
+    assert (model.head.score_shared(states_BN1, every_M) == wanted_M).all()
+    newest_B1 = model.newest(history(items_BN))
     assert newest_B1.shape == (USERS, 1)
-    assert (model.score_all(newest_B1)[:, 1:] == wanted_M).all()
+    assert (model.head.score_all(newest_B1)[:, 1:] == wanted_M).all()
 
 
 def test_counts_travel_with_the_weights() -> None:
     other = PopRec(M)
     state = torch.ones(1, 1)
-    assert not other.score_all(state).any(), "before it has counted"
+    assert not other.head.score_all(state).any(), "before it has counted"
     other.load_state_dict(made().state_dict())
-    assert torch.equal(other.score_all(state), made().score_all(state))
+    assert torch.equal(other.head.score_all(state), made().head.score_all(state))
 
 
 def test_counting_again_starts_anew() -> None:

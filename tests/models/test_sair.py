@@ -1,17 +1,21 @@
 """SAIR against the plain reading of its equations, in double precision, every option and variant both ways."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from asked import history
+from drawn import regularisers
 from plain import Weights, decorrelation, sair
 from torch import Tensor
 
 from sairlib.batch import PAD
 from sairlib.errors import UserError
 from sairlib.models.sair import SAIR
-from sairlib.nn.dropout import Dropout
+from sairlib.nn.item_encoder import SelfAttention
+from sairlib.nn.layers import Dropout
 
 M, MAX_LEN, D, L, K = 11, 6, 8, 7, 3
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11]]
@@ -31,6 +35,7 @@ FLIPS: dict[str, Any] = {
     "score_with_category": True,
     "top_k": 1,
     "n_interests": 4,
+    "positions": "oldest",
 }
 PAIRS: list[dict[str, Any]] = [
     {"variant": "full"},
@@ -42,6 +47,7 @@ PAIRS: list[dict[str, Any]] = [
     {"weights": "raw", "interaction_residual": True, "interest_ffn": "shared"},
     {"top_k": L},
 ]
+ENCODER = ("n_blocks", "n_heads", "norm")
 INTERACTION = "retrieval.interaction.query_key_value.weight"
 
 
@@ -49,10 +55,17 @@ def table() -> Tensor:
     return torch.tensor([row + [PAD] * (3 - len(row)) for row in CATEGORIES])
 
 
+def sair_of(categories: Tensor, n_categories: int, **options: Any) -> SAIR:
+    """``BASE`` with ``options``, of which those in ENCODER go to the encoder."""
+    chosen = {**BASE, **options}
+    encoder = partial(SelfAttention, **{name: chosen.pop(name) for name in ENCODER if name in chosen})
+    return SAIR(M, MAX_LEN, categories, n_categories, encoder=encoder, **chosen)
+
+
 def made(**options: Any) -> SAIR:
     """In eval mode and double precision, all weights but PAD's random: initial biases are 0 and gains 1."""
     torch.manual_seed(0)
-    model = SAIR(M, MAX_LEN, table(), 6, **{**BASE, **options}).double().eval()
+    model = sair_of(table(), 6, **options).double().eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             generator = torch.Generator().manual_seed(sum(map(ord, key)))  # the same weights for every option
@@ -75,8 +88,8 @@ def padded() -> Tensor:
 @torch.no_grad()
 def scores(model: SAIR) -> list[Tensor]:
     """Of items 1..M at every real step, one tensor (n, M) for each user."""
-    states_BND = model.encode(padded(), torch.arange(len(HISTORIES)))
-    return [model.score_all(states_BND[user, : len(row)])[:, 1:] for user, row in enumerate(HISTORIES)]
+    states_BND = model.encode(history(padded()))
+    return [model.head.score_all(states_BND[user, : len(row)])[:, 1:] for user, row in enumerate(HISTORIES)]
 
 
 @pytest.mark.parametrize("options", [{}, *({name: value} for name, value in FLIPS.items()), *PAIRS], ids=str)
@@ -116,11 +129,13 @@ def test_score_is_score_all_gathered(options: dict[str, Any]) -> None:
     model = made(**options)
     states_BD = torch.randn(2, D, dtype=torch.float64)
     items_BC = torch.randint(1, M + 1, (2, 20))
-    torch.testing.assert_close(model.score(states_BD, items_BC), model.score_all(states_BD).gather(1, items_BC))
+    torch.testing.assert_close(
+        model.head.score(states_BD, items_BC), model.head.score_all(states_BD).gather(1, items_BC)
+    )
 
 
 def test_without_categories_it_is_use_category_false() -> None:
-    bare = SAIR(M, MAX_LEN, torch.full((M + 1, 0), PAD), 0, **BASE).double().eval()
+    bare = sair_of(torch.full((M + 1, 0), PAD), 0).double().eval()
     model = made(use_category=False)
     bare.load_state_dict(model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(scores(bare), scores(model), strict=True))
@@ -130,9 +145,9 @@ def test_without_categories_it_is_use_category_false() -> None:
 def test_decorrelation_is_the_formula_and_falls_on_the_pool(variant: str) -> None:
     model = made(variant=variant, decov_weight=0.7)
     pool = model.learned_pool_LD if variant != "label" else model.categories.table.weight[1:]  # type: ignore[union-attr]
-    found = model.regularisers()["decov"]
+    found = regularisers(model)["decov"]
     assert found.item() == pytest.approx(0.7 * decorrelation(pool.detach().numpy()), rel=1e-9)
-    assert made(variant=variant, decov_weight=0.0).regularisers()["decov"].item() == 0
+    assert regularisers(made(variant=variant, decov_weight=0.0))["decov"].item() == 0
     found.backward()
     learning = {key for key, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert learning == {"categories.table.weight" if variant == "label" else "learned_pool_LD"}
@@ -143,8 +158,8 @@ def learning(model: SAIR) -> tuple[set[str], set[str]]:
     items_BN = padded()
     targets_BN1 = torch.where(items_BN != PAD, items_BN.flip(0).clamp_min(1), PAD)[..., None]
     negatives_BN1C = torch.randint(1, M + 1, (*items_BN.shape, 1, 2))
-    scores = model.train().score(model.encode(items_BN, torch.arange(len(items_BN))), negatives_BN1C.squeeze(2))
-    total = scores[(targets_BN1 != PAD).squeeze(2)].exp().sum() + sum(model.regularisers().values())
+    scores = model.train().head.score(model.encode(history(items_BN)), negatives_BN1C.squeeze(2))
+    total = scores[(targets_BN1 != PAD).squeeze(2)].exp().sum() + sum(regularisers(model).values())
     total.backward()
     names = {key: p.grad is not None and bool(p.grad.any()) for key, p in model.named_parameters()}
     return {key for key, learns in names.items() if learns}, {key for key, learns in names.items() if not learns}
@@ -154,7 +169,7 @@ def learning(model: SAIR) -> tuple[set[str], set[str]]:
 @pytest.mark.parametrize("variant", ["sair", "full"])
 def test_the_pool_starts_as_vectors_of_length_1(variant: str, d: int) -> None:
     torch.manual_seed(0)
-    pool_LD = SAIR(M, MAX_LEN, table(), 6, **{**BASE, "variant": variant, "n_interests": 400, "d": d}).pool_LD
+    pool_LD = sair_of(table(), 6, variant=variant, n_interests=400, d=d).pool_LD
     assert pool_LD.shape == (400, d)
     assert pool_LD.std().item() == pytest.approx(d**-0.5, rel=0.03)
     assert pool_LD.mean().item() == pytest.approx(0, abs=0.03 * d**-0.5)
@@ -196,7 +211,7 @@ def test_both_attentions_are_causal_by_gradient() -> None:
 
 def test_diagnose_counts_real_steps_alone() -> None:
     model = made()
-    found = model.diagnose(padded(), torch.arange(len(HISTORIES)))
+    found = model.diagnose(history(padded()))
     _, retrieved = model.retrieve(padded())
     kept, weight, steps = np.zeros(L), np.zeros(L), 0
     for user, row in enumerate(HISTORIES):
@@ -227,17 +242,18 @@ def test_diagnose_counts_real_steps_alone() -> None:
         ({"norm": "none"}, "norm='none': choose one of pre, post"),
         ({"decov_weight": -1.0}, "decov_weight must be 0 or more, not -1"),
         ({"dropout": 1.0}, "dropout must be in"),
+        ({"positions": "first"}, "positions=first: choose one of newest, oldest"),
     ],
     ids=str,
 )
 def test_bad_options_are_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        SAIR(M, MAX_LEN, table(), 6, **{**BASE, **options})
+        sair_of(table(), 6, **options)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("options", [{"variant": "label"}, {"score_with_category": True}], ids=str)
 def test_what_needs_categories_says_so(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="this data set has none") as caught:
-        SAIR(M, MAX_LEN, torch.full((M + 1, 0), PAD), 0, **{**BASE, **options})
+        sair_of(torch.full((M + 1, 0), PAD), 0, **options)
     assert "\n" not in str(caught.value)

@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import history
+from drawn import knows_users
 from plain import Weights, sasrec
 from torch import Tensor
 
+from sairlib.batch import History
 from sairlib.errors import UserError
 from sairlib.models.sasrec import SASRec
-from sairlib.nn.dropout import Dropout
+from sairlib.nn.layers import Dropout
 
 M, USERS, MAX_LEN, D = 11, 4, 6, 8
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11]]
@@ -60,8 +63,8 @@ def padded() -> Tensor:
 @torch.no_grad()
 def scores(model: SASRec) -> list[Tensor]:
     """Of items 1..M at every real step, one tensor (n, M) for each user."""
-    states_BND = model.encode(padded(), torch.arange(USERS))
-    return [model.score_all(states_BND[user, : len(row)])[:, 1:] for user, row in enumerate(HISTORIES)]
+    states_BND = model.encode(history(padded()))
+    return [model.head.score_all(states_BND[user, : len(row)])[:, 1:] for user, row in enumerate(HISTORIES)]
 
 
 @pytest.mark.parametrize("options", [{}, *({name: value} for name, value in FLIPS.items()), *PAIRS], ids=str)
@@ -103,15 +106,17 @@ def test_score_is_score_all_gathered(options: dict[str, Any]) -> None:
     model = made(**options)
     states_BD = torch.randn(2, D, dtype=torch.float64)
     items_BC = torch.randint(1, M + 1, (2, 20))
-    torch.testing.assert_close(model.score(states_BD, items_BC), model.score_all(states_BD).gather(1, items_BC))
+    torch.testing.assert_close(
+        model.head.score(states_BD, items_BC), model.head.score_all(states_BD).gather(1, items_BC)
+    )
 
 
 def test_every_parameter_learns_with_all_options_on() -> None:
     model = made(
         user_embedding=True, shared_item_embedding=False, output_projection=True, attention_dropout=0.1
     ).train()
-    states_BND = model.encode(padded(), torch.arange(USERS))
-    model.score(states_BND, torch.randint(1, M + 1, (USERS, MAX_LEN, 3))).square().sum().backward()
+    states_BND = model.encode(history(padded()))
+    model.head.score(states_BND, torch.randint(1, M + 1, (USERS, MAX_LEN, 3))).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         parts = parameter.grad.chunk(3) if "query_key_value" in key else (parameter.grad,)
@@ -121,9 +126,9 @@ def test_every_parameter_learns_with_all_options_on() -> None:
 def test_unknown_users_are_refused_by_a_model_that_knows_users() -> None:
     items_BN = torch.ones(2, 3, dtype=torch.long)
     with pytest.raises(UserError, match=r"user number .* is unknown"):
-        made(user_embedding=True).encode(items_BN, torch.tensor([0, USERS]))
-    assert made(user_embedding=True).uses_users and not made().uses_users
-    assert made().encode(items_BN, torch.tensor([0, USERS])).isfinite().all()
+        made(user_embedding=True).encode(History(torch.tensor([0, USERS]), items_BN))
+    assert knows_users(made(user_embedding=True)) and not knows_users(made())
+    assert made().encode(History(torch.tensor([0, USERS]), items_BN)).isfinite().all()
 
 
 @pytest.mark.parametrize(

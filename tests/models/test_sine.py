@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asked import history
+from drawn import knows_users, regularisers
 from plain import Vector, Weights, decorrelation, layer_norm, softmax
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from sairlib.batch import PAD
 from sairlib.errors import UserError
+from sairlib.models.recommender import SequenceModel
 from sairlib.models.sine import SINE
 
 M, MAX_LEN, D, L, K = 11, 6, 5, 7, 3
@@ -116,7 +119,7 @@ def padded(rows: list[list[int]], width: int = MAX_LEN) -> Tensor:
 
 
 def newest(model: SINE, items_BN: Tensor) -> Tensor:
-    return model.encode_newest(items_BN, torch.arange(len(items_BN)))
+    return model.newest(history(items_BN))
 
 
 @every_option
@@ -124,7 +127,7 @@ def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
     model = made(**options)
     with torch.no_grad():
         found_BD = newest(model, padded(HISTORIES))
-        scores_BM = model.score_all(found_BD)[:, 1:]
+        scores_BM = model.head.score_all(found_BD)[:, 1:]
     table = arrays(model)["item_embedding.weight"]
     for row, found_D, scores_M in zip(HISTORIES, found_BD, scores_BM, strict=True):
         wanted = state(row, arrays(model), {**BASE, **options})
@@ -191,20 +194,20 @@ def test_the_kept_concepts_learn_and_the_gate_carries_the_choice() -> None:
 
 def test_the_regulariser_is_the_concepts_decorrelation_weighted() -> None:
     model = made(decov_weight=0.3)
-    (name, value), *others = model.regularisers().items()
+    (name, value), *others = regularisers(model).items()
     assert name == "decov" and not others
     assert value.item() == pytest.approx(0.3 * decorrelation(arrays(model)["concepts.weight"]))
     value.backward()
     assert [key for key, p in model.named_parameters() if p.grad is not None] == ["concepts.weight"]
-    assert made(decov_weight=0.0).regularisers()["decov"].item() == 0
+    assert regularisers(made(decov_weight=0.0))["decov"].item() == 0
     with torch.no_grad():  # each concept's own mean is taken off, not the mean concept
         model.concepts.weight += torch.arange(float(L))[:, None]
-    assert model.regularisers()["decov"].item() == pytest.approx(value.item())
+    assert regularisers(model)["decov"].item() == pytest.approx(value.item())
 
 
 def test_the_share_of_sequences_that_keep_a_concept() -> None:
     model = made()
-    share_L = model.diagnose(padded(HISTORIES), torch.arange(len(HISTORIES)))["kept_share"]
+    share_L = model.diagnose(history(padded(HISTORIES)))["kept_share"]
     assert share_L.shape == (L,) and share_L.sum().item() == pytest.approx(K) and share_L.max() <= 1
     counts = [0.0] * L
     for row in HISTORIES:
@@ -219,17 +222,16 @@ def test_the_share_of_sequences_that_keep_a_concept() -> None:
 
 def test_it_gives_one_state_for_a_whole_sequence() -> None:
     model = made()
-    assert not model.every_step and not model.uses_users and model.log_odds
-    with pytest.raises(NotImplementedError, match="SINE gives one state for a whole sequence"):
-        model.encode(padded(HISTORIES), torch.arange(len(HISTORIES)))
+    assert isinstance(model, SequenceModel) and not knows_users(model) and model.head.log_odds
+    assert newest(model, padded(HISTORIES)).shape == (len(HISTORIES), D)
 
 
 @every_option
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
     model = made(**options)
     states_BD = newest(model, padded(HISTORIES))
-    loss = model.score(states_BD, torch.arange(1, 7)[:, None]).square().sum()
-    torch.stack([loss, *model.regularisers().values()]).sum().backward()
+    loss = model.head.score(states_BD, torch.arange(1, 7)[:, None]).square().sum()
+    torch.stack([loss, *regularisers(model).values()]).sum().backward()
     idle = {key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     # Of one interest alone nothing is to be chosen: eq. (2) is 1, and so is e. One concept alone correlates with none.
     first, choose = {"w1.weight", "w2.weight"}, {"w3.weight", "w4.weight", *LAYER_NORMS}
@@ -249,13 +251,13 @@ def test_learns_8_users_by_heart(options: dict[str, str]) -> None:
     items_BN, targets_B = sequences_BN[:, :-1], sequences_BN[:, -1]
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(200):
-        scores_BM = model.score_all(newest(model, items_BN))[:, 1:]
+        scores_BM = model.head.score_all(newest(model, items_BN))[:, 1:]
         each_B = softplus(scores_BM - scores_BM.gather(1, targets_B[:, None] - 1)).sum(1)
-        total = each_B.mean() + sum(model.regularisers().values())
+        total = each_B.mean() + sum(regularisers(model).values())
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-    assert torch.equal(model.score_all(newest(model, items_BN))[:, 1:].argmax(1) + 1, targets_B)
+    assert torch.equal(model.head.score_all(newest(model, items_BN))[:, 1:].argmax(1) + 1, targets_B)
 
 
 @pytest.mark.parametrize(

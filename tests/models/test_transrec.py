@@ -5,9 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from drawn import USERS, D, M, arrays, assert_scores_are, padded, randomised
+from asked import history
+from drawn import USERS, D, M, arrays, assert_scores_are, padded, randomised, read_by_rows
 from torch.nn.functional import cross_entropy
 
+from sairlib.batch import History
 from sairlib.errors import UserError
 from sairlib.models.transrec import DISTANCES, TransRec
 
@@ -42,7 +44,7 @@ def test_moving_all_points_alike_changes_no_score(distance: str) -> None:
     items_BC = torch.arange(1, M + 1).expand(USERS, -1)
 
     def scores() -> torch.Tensor:
-        return model.score(model.encode_newest(padded(), torch.arange(USERS)), items_BC)
+        return model.head.score(model.newest(history(padded())), items_BC)
 
     with torch.no_grad():
         before_BC = scores()
@@ -83,7 +85,7 @@ def test_learns_users_who_walk_a_line_up_and_down(distance: str) -> None:
     users_B, items_B, targets_B = (torch.tensor(column) for column in zip(*walks, strict=True))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(200):
-        scores_BM = model.score_all(model.encode_newest(items_B[:, None], users_B))
+        scores_BM = model.head.score_all(model.newest(History(users_B, items_B[:, None])))
         optimizer.zero_grad()
         cross_entropy(scores_BM[:, 1:], targets_B - 1).backward()
         optimizer.step()
@@ -93,9 +95,9 @@ def test_learns_users_who_walk_a_line_up_and_down(distance: str) -> None:
 
 
 def test_unknown_users_are_refused() -> None:
-    for encode in (made().encode, made().encode_newest):
+    for encode in (made().encode, made().newest):
         with pytest.raises(UserError, match=r"user number .* is unknown"):
-            encode(padded()[:1], torch.tensor([USERS]))
+            encode(History(torch.tensor([USERS]), padded()[:1]))
 
 
 @pytest.mark.parametrize(
@@ -114,4 +116,4 @@ def test_bad_options_are_one_line(options: dict[str, int | str], message: str) -
 def test_the_points_are_not_read_by_rows() -> None:
     """They are read whole after every step: what a row owes would come too late."""
     model = made()
-    assert model.row_tables() == [model.item_bias, model.user_translations]
+    assert read_by_rows(model) == [model.item_bias, model.user_translations]

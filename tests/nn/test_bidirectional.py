@@ -14,7 +14,7 @@ from sairlib.nn.bidirectional import (
     split_heads,
     start_as_bert,
 )
-from sairlib.nn.table import Table
+from sairlib.nn.layers import Table
 
 ITEMS_BN = torch.tensor([[3, 1, 2, 4, 7], [5, 2, 0, 0, 0], [0, 0, 0, 0, 0], [6, 6, 6, 0, 0]])
 LENGTHS = [5, 2, 0, 3]

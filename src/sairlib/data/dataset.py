@@ -11,6 +11,7 @@ from sairlib.batch import PAD
 from sairlib.data.interactions import CATEGORY, ITEM, TIMESTAMP, USER, Interactions
 
 Ints = NDArray[np.int64]
+Times = NDArray[np.int64] | NDArray[np.float64]
 UNKNOWN = "[UNK]"
 
 
@@ -22,6 +23,7 @@ class Dataset:
     ``item_ids[m - 1]`` are the ids of the file. ``item_categories`` (M + 1, G) holds each item's category ids
     1..T in the file's order, right-padded with PAD; ``category_names[t - 1]`` names them. Items without a
     category are [UNK], which gets an id only where it is needed. G = 0: the data has no categories at all.
+    ``times``, as many as ``items``, are the file's timestamps; None if it has none.
     """
 
     items: Ints
@@ -30,6 +32,7 @@ class Dataset:
     item_ids: Ints
     item_categories: Ints
     category_names: tuple[str, ...]
+    times: Times | None = None
 
     @property
     def n_users(self) -> int:
@@ -44,7 +47,8 @@ class Dataset:
         return len(self.category_names)
 
     def sha256(self) -> str:
-        """Hash of who did what in which order, in the ids of the file, and of the categories."""
+        """Hash of who did what in which order, in the ids of the file, and of the categories; not of the times, which
+        shape no sequence but by its order."""
         digest = hashlib.sha256(b"sairlib dataset 1")
         arrays = (self.user_ids, self.offsets, self.item_ids, self.items, self.item_categories)
         for array in arrays:
@@ -59,14 +63,16 @@ def index(interactions: Interactions) -> Dataset:
     frame = interactions.frame
     users, user_ids = pd.factorize(frame[USER].to_numpy(np.int64), sort=True)
     items, item_ids = pd.factorize(frame[ITEM].to_numpy(np.int64), sort=True)
-    order = _order(users, frame[TIMESTAMP].to_numpy() if TIMESTAMP in frame else np.zeros(1, np.int64))
+    times: Times | None = frame[TIMESTAMP].to_numpy() if TIMESTAMP in frame else None
+    order = _order(users, np.zeros(1, np.int64) if times is None else times)
     offsets = np.zeros(len(user_ids) + 1, np.int64)
     np.cumsum(np.bincount(users, minlength=len(user_ids)), out=offsets[1:])
     table, names = _category_table(interactions.categories, item_ids)
-    return Dataset(items[order].astype(np.int64) + 1, offsets, user_ids, item_ids, table, names)
+    ordered_times = None if times is None else times[order]
+    return Dataset(items[order].astype(np.int64) + 1, offsets, user_ids, item_ids, table, names, ordered_times)
 
 
-def _order(users: Ints, times: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.intp]:
+def _order(users: Ints, times: Times) -> NDArray[np.intp]:
     """By user, then time, then row; ``users`` are dense."""
     if times.dtype == np.int64:
         first, span = int(times.min()), int(times.max()) - int(times.min()) + 1

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sairlib.data.source import Source
 from sairlib.errors import UserError
+from sairlib.files import whole_file
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a download is given up."""
@@ -78,17 +79,12 @@ def _download(url: str, target: Path, checksum: str | None) -> None:
         with _locked(target.with_name(f".{target.name}.lock")):
             if target.is_file():  # another process has just brought it
                 return
-            part = target.with_name(f".{target.name}.part")  # what a killed process left there is overwritten
-            try:
-                with part.open("wb") as file:
-                    _fetch(url, file, digest.update if digest else lambda block: None)
-                    file.flush()
-                    os.fsync(file.fileno())
-                _verify(part, checksum, digest.hexdigest() if digest else None)
-                part.replace(target)
-                _sync_folder(target.parent)
-            finally:
-                part.unlink(missing_ok=True)
+            for left in target.parent.glob(f"{target.name}.*.tmp"):  # by a killed process: the lock is ours
+                left.unlink(missing_ok=True)
+            with whole_file(
+                target, lambda part: _verify(part, checksum, digest.hexdigest() if digest else None)
+            ) as file:
+                _fetch(url, file, digest.update if digest else lambda block: None)
     except BaseException:
         if created:
             with contextlib.suppress(OSError):
@@ -142,16 +138,6 @@ def _verify(part: Path, checksum: str | None, found: str | None) -> None:
         Source(part)
     except UserError as error:
         raise UserError("what came is not a whole zip file") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +13,9 @@ from sairlib.data.dataset import Dataset, index
 from sairlib.data.filters import Filters
 from sairlib.data.interactions import Interactions
 from sairlib.data.source import Source
+from sairlib.files import whole_file
 
-VERSION = 1
+VERSION = 2
 """Goes up whenever the same files and settings would come out differently."""
 
 
@@ -53,21 +52,17 @@ def _read(path: Path) -> Dataset | None:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = tuple(str(name) for name in arrays["category_names"])
             fields = ("items", "offsets", "user_ids", "item_ids", "item_categories")
-            return Dataset(**{field: arrays[field] for field in fields}, category_names=names)
+            times = arrays["times"] if len(arrays["times"]) else None
+            return Dataset(**{field: arrays[field] for field in fields}, category_names=names, times=times)
     except Exception:  # a damaged zip may raise almost anything, and whatever it is, the files themselves are there
         return None
 
 
 def _write(path: Path, dataset: Dataset) -> None:
     arrays = {**vars(dataset), "category_names": np.array(dataset.category_names, dtype=str)}
-    partial: str | None = None
-    try:
+    if dataset.times is None:
+        arrays["times"] = np.empty(0)  # not left out: a damaged name must not read as data without times
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        with whole_file(path) as file:
             np.savez(file, **arrays)
-        os.replace(partial, path)
-    except OSError:
-        if partial is not None:
-            with suppress(OSError):
-                os.unlink(partial)

@@ -1,4 +1,4 @@
-"""Who trains on what, and which items are held out: each user's sequence is cut once, the past from what is to come."""
+"""Who trains on what, and which actions are held out to be found."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,47 +13,89 @@ MIN_ACTIONS = 3
 
 
 class Part(Enum):
-    """Which held-out item is to be found; the value is how many items after the training part it stands."""
+    """Which held-out actions are to be found."""
 
-    VALIDATION = 0
-    TEST = 1
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Held-out actions, one a row: whose (``users_E``), and which of the user's actions, from 0 (``positions_E``).
+
+    What came before it may be looked at. A user may have several rows, or none.
+    """
+
+    users_E: Ints
+    positions_E: Ints
+
+    def __len__(self) -> int:
+        return len(self.users_E)
 
 
 @dataclass(frozen=True)
 class Split:
-    """A data set and who is evaluated on it.
+    """A data set, what of it trains, and what is to be found.
 
-    ``train_lengths[u]`` is how many of user u's first actions train; the next one validates, the one after it tests.
-    Users too short for that keep all of them for training and are not evaluated (SASRec's authors do the same).
+    ``train_lengths[u]`` is how many of user u's first actions train. ``validation`` and ``test`` are held out.
+    ValueError if a target is not a held-out action.
     """
 
     dataset: Dataset
     train_lengths: Ints
-    eval_users: Ints
+    validation: Targets
+    test: Targets
     name: str = "leave-one-out 1"
+
+    def __post_init__(self) -> None:
+        lengths = np.diff(self.dataset.offsets)
+        for targets in (self.validation, self.test):
+            users, positions = targets.users_E, targets.positions_E
+            if not ((self.train_lengths[users] <= positions) & (positions < lengths[users])).all():
+                raise ValueError("a target must be one of its user's actions, after those that train")
+
+    def targets(self, part: Part) -> Targets:
+        """What is to be found in validation, or in the test."""
+        return self.validation if part is Part.VALIDATION else self.test
+
+    @property
+    def eval_users(self) -> Ints:
+        """Users with anything to be found, ascending."""
+        users: Ints = np.union1d(self.validation.users_E, self.test.users_E)
+        return users
 
     @property
     def n_short(self) -> int:
-        """Users too short to be evaluated."""
+        """Users with nothing to be found."""
         return self.dataset.n_users - len(self.eval_users)
 
     def sha256(self) -> str:
-        """Hash of the data, the order and the roles: two runs are comparable iff theirs are equal."""
+        """Hash of the data, the order and the roles: two runs are comparable iff theirs are equal.
+
+        Where the two actions after each training part validate and test, the training parts say it all.
+        """
         digest = hashlib.sha256(f"sairlib {self.name}{self.dataset.sha256()}".encode())
         digest.update(self.train_lengths.astype("<i8").tobytes())
+        users = np.flatnonzero(self.train_lengths + 2 <= np.diff(self.dataset.offsets))
+        for after, part in enumerate((Part.VALIDATION, Part.TEST)):
+            pairs = np.stack([self.targets(part).users_E, self.targets(part).positions_E])
+            if not np.array_equal(pairs, [users, self.train_lengths[users] + after]):
+                digest.update(part.value.encode() + pairs.astype("<i8").tobytes())
         return digest.hexdigest()
 
 
-def leave_one_out(dataset: Dataset) -> Split:
-    """Each user's last item tests, the last but one validates, the rest trains.
+def leave_one_out(dataset: Dataset, min_actions: int = MIN_ACTIONS) -> Split:
+    """Each user's last action tests, the last but one validates, the rest trains.
 
-    UserError if nobody has 3 actions or there is nothing to tell apart.
+    Users with fewer than ``min_actions`` keep all of them for training and are not evaluated (as in SASRec's code). A
+    user with exactly 3 has a single training action, which is nothing to predict: 4 leaves these out too.
+    UserError if nobody has that many, or there is nothing to tell apart.
     """
     lengths = np.diff(dataset.offsets)
-    return _cut(dataset, lengths - 2, "leave-one-out 1")
+    return _cut(dataset, lengths - 2, min_actions, "leave-one-out 1")
 
 
-def chronological(dataset: Dataset, share: float = 0.8) -> Split:
+def chronological(dataset: Dataset, share: float = 0.8, min_actions: int = MIN_ACTIONS) -> Split:
     """The first ``share`` of each user's actions, rounded up, trains but for its last one, which validates; the first
     action after it tests, and what comes later is left alone.
 
@@ -63,17 +105,23 @@ def chronological(dataset: Dataset, share: float = 0.8) -> Split:
         raise UserError(f"split.share={share}: must be between 0 and 1")
     lengths = np.diff(dataset.offsets)
     past = np.ceil(share * lengths).astype(np.int64)
-    return _cut(dataset, np.minimum(past, lengths - 1) - 1, f"chronological {share} 1")
+    return _cut(dataset, np.minimum(past, lengths - 1) - 1, min_actions, f"chronological {share} 1")
 
 
-def _cut(dataset: Dataset, train_lengths: Ints, name: str) -> Split:
+def _cut(dataset: Dataset, train_lengths: Ints, min_actions: int, name: str) -> Split:
+    if min_actions < MIN_ACTIONS:
+        raise UserError(
+            f"split.min_actions={min_actions}: must be {MIN_ACTIONS} or more; one trains, one validates, one tests"
+        )
     lengths = np.diff(dataset.offsets)
-    enough = (lengths >= MIN_ACTIONS) & (train_lengths >= 1)
+    enough = (lengths >= min_actions) & (train_lengths >= 1)
     if not enough.any():
         raise UserError(
-            f"none of the {dataset.n_users} users has {MIN_ACTIONS} or more actions: there is nobody to"
+            f"none of the {dataset.n_users} users has {min_actions} or more actions: there is nobody to"
             " evaluate; check the filters and that the file's first column is the user"
         )
     if dataset.n_items < 2:
         raise UserError("the data has a single item: there is nothing to rank; check the item column and the filters")
-    return Split(dataset, np.where(enough, train_lengths, lengths), np.flatnonzero(enough), name)
+    train_lengths, users = np.where(enough, train_lengths, lengths), np.flatnonzero(enough)
+    validation, test = (Targets(users, train_lengths[users] + after) for after in (0, 1))
+    return Split(dataset, train_lengths, validation, test, name)

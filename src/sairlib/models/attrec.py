@@ -7,19 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from sairlib.batch import PAD, tail
+from sairlib.batch import PAD, Batch, History, State
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender, inner_products
-from sairlib.nn.dropout import Dropout
-from sairlib.nn.kernels.distances import all_squared_distances, squared_distances
+from sairlib.models.recommender import Distances, Head, Mixture, Products, StepModel
 from sairlib.nn.kernels.windows import recent
-from sairlib.nn.table import Table, UserTable
+from sairlib.nn.layers import Dropout, Table, UserTable
 
 MODES = ("distance", "inner")
 
 
 @final
-class AttRec(Recommender):
+class AttRec(StepModel):
     """y = w ||U_u - V_i||^2 + (1 - w) ||m - X_i||^2, a long-term and a short-term distance; the score is -y.
 
     m comes from the last L = ``n_recent`` items X (L, d) up to the step:
@@ -51,8 +49,6 @@ class AttRec(Recommender):
        penalty on the tables instead of the limit, and its dropout is never switched on. We follow the paper.
     """
 
-    every_step = True
-    uses_users = True
     time_LD: Tensor
 
     def __init__(
@@ -81,12 +77,14 @@ class AttRec(Recommender):
         if not l2 >= 0:
             raise UserError(f"l2={l2}: must be 0 or more")
         self.n_items = n_items
-        self.inner = self.log_odds = mode == "inner"
+        self.inner = mode == "inner"
+        self.memory = n_recent
         self.w = w
         self.l2 = l2
-        self.user_embedding = UserTable(n_users, d)  # U
-        self.long_embedding = Table(n_items + 1, d, padding_idx=PAD)  # V
-        self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)  # X
+        limited = mode == "distance"  # every row is looked at after every step
+        self.user_embedding = UserTable(n_users, d, whole=limited)  # U
+        self.long_embedding = Table(n_items + 1, d, padding_idx=PAD, whole=limited)  # V
+        self.item_embedding = Table(n_items + 1, d, padding_idx=PAD, whole=limited)  # X
         self.query = nn.Linear(d, d, bias=False)
         self.key = None if shared_projection else nn.Linear(d, d, bias=False)
         for layer in self._projections:
@@ -98,13 +96,10 @@ class AttRec(Recommender):
     def _projections(self) -> list[nn.Linear]:
         return [self.query] if self.key is None else [self.query, self.key]
 
-    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        short_BND = self._short_term(self.item_embedding(items_BN), items_BN != PAD)
-        long_BND = self.user_embedding(users_B)[:, None].expand_as(short_BND)
+    def encode(self, history: History) -> Tensor:
+        short_BND = self._short_term(self.item_embedding(history.items_BN), history.items_BN != PAD)
+        long_BND = self.user_embedding(history.users_B)[:, None].expand_as(short_BND)
         return torch.cat([long_BND, short_BND], -1)
-
-    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        return super().encode_newest(tail(items_BN, len(self.time_LD)), users_B)
 
     def _short_term(self, items_BND: Tensor, real_BN: Tensor) -> Tensor:
         """m at every step (B, N, d)."""
@@ -129,34 +124,12 @@ class AttRec(Recommender):
         dropped_BNLD: Tensor = self.dropout(relu(projected_BNLD))
         return dropped_BNLD
 
-    def score(self, states: Tensor, items: Tensor) -> Tensor:
-        long, short = states.chunk(2, -1)
-        long_vectors, short_vectors = self.long_embedding(items), self.item_embedding(items)
+    @property
+    def head(self) -> Head:
+        long, short = self.long_embedding.of, self.item_embedding.of
         if self.inner:
-            return self._weigh(inner_products(long, long_vectors), inner_products(short, short_vectors))
-        return -self._weigh(squared_distances(long, long_vectors), squared_distances(short, short_vectors))
-
-    def score_shared(self, states: Tensor, items_C: Tensor) -> Tensor:
-        return self._score_matrix(states, self.long_embedding(items_C), self.item_embedding(items_C))
-
-    def score_all(self, states_BD: Tensor) -> Tensor:
-        return self._score_matrix(states_BD, self.long_embedding.weight, self.item_embedding.weight)
-
-    def _score_matrix(self, states: Tensor, long_CD: Tensor, short_CD: Tensor) -> Tensor:
-        """Scores (..., C) of every state against the items of these rows of V and X."""
-        long_XD, short_XD = states.flatten(0, -2).chunk(2, -1)
-        if self.inner:
-            scores_XC = self._weigh(long_XD @ long_CD.T, short_XD @ short_CD.T)
-        else:
-            scores_XC = -self._weigh(all_squared_distances(long_XD, long_CD), all_squared_distances(short_XD, short_CD))
-        return scores_XC.view(*states.shape[:-1], len(long_CD))
-
-    def _weigh(self, long: Tensor, short: Tensor) -> Tensor:
-        return self.w * long + (1 - self.w) * short
-
-    def row_tables(self) -> list[Table]:
-        # Under a limit every row must be up to date before after_step looks at it.
-        return [self.user_embedding, self.long_embedding, self.item_embedding] if self.inner else []
+            return Mixture(self.w, Products(long), Products(short))
+        return Mixture(self.w, Distances(long), Distances(short))
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -164,7 +137,7 @@ class AttRec(Recommender):
             for table in (self.user_embedding, self.long_embedding, self.item_embedding):
                 table.weight.renorm_(2, 0, 1.0)
 
-    def regularisers(self) -> dict[str, Tensor]:
+    def auxiliary(self, batch: Batch, states: State) -> dict[str, Tensor]:
         if self.l2 == 0:
             return {}
         return {"l2": self.l2 * torch.stack([layer.weight.square().sum() for layer in self._projections]).sum()}

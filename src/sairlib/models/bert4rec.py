@@ -6,15 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
-from sairlib.batch import PAD, lengths, positions, tail
-from sairlib.models.recommender import Recommender
+from sairlib.batch import PAD, History, lengths, positions
+from sairlib.models.recommender import ClozeModel, Head, Products
 from sairlib.nn.bidirectional import BidirectionalAttention, PostNormBlock, check_sizes, real_steps, start_as_bert
-from sairlib.nn.dropout import Dropout
-from sairlib.nn.table import Table
+from sairlib.nn.layers import Dropout, Table
 
 
 @final
-class BERT4Rec(Recommender):
+class BERT4Rec(ClozeModel):
     """P(v) = softmax(LayerNorm(GELU(h_t W + b)) E^T + b_out), h_t the last of N blocks at a step t that holds [MASK].
 
     h^0_t = Dropout(LayerNorm(v_t + p_t)), v_t a row of E and p_t of P. Each block is post-norm, as in BERT:
@@ -40,9 +39,6 @@ class BERT4Rec(Recommender):
        ``training.optimizer=adamw training.weight_decay=0.01`` spares nothing.
     """
 
-    every_step = False
-    mask_item: int
-
     def __init__(
         self,
         n_items: int,
@@ -65,19 +61,19 @@ class BERT4Rec(Recommender):
         self.blocks = nn.ModuleList(
             PostNormBlock(BidirectionalAttention(d, n_heads, attention_dropout), d, dropout) for _ in range(n_blocks)
         )
-        self.head = nn.Linear(d, d)
-        self.head_norm = nn.LayerNorm(d)
+        self.transform = nn.Linear(d, d)
+        self.transform_norm = nn.LayerNorm(d)
         self.output_bias = nn.Parameter(torch.zeros(n_items + 1))
         start_as_bert(self)
 
-    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        states_BND, real_BN = self._embed(items_BN), real_steps(items_BN)
+    def encode(self, history: History) -> Tensor:
+        states_BND, real_BN = self._embed(history.items_BN), real_steps(history.items_BN)
         for block in self.blocks:
             states_BND = block(states_BND, real_BN)
         return self._out(states_BND)
 
-    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        kept_BN = tail(items_BN, self.max_len - 1)
+    def newest(self, history: History) -> Tensor:
+        kept_BN = history.tail(self.max_len - 1).items_BN
         ends_B = lengths(kept_BN)
         asked_BN = pad(kept_BN, (0, 1), value=PAD).scatter(1, ends_B[:, None], self.mask_item)
         states_BND, real_BN = self._embed(asked_BN), real_steps(asked_BN)
@@ -91,13 +87,13 @@ class BERT4Rec(Recommender):
         return embedded_BND
 
     def _out(self, states: Tensor) -> Tensor:
-        out: Tensor = self.head_norm(gelu(self.head(states)))
+        out: Tensor = self.transform_norm(gelu(self.transform(states)))
         return out
 
-    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if items is None:  # but the mask
-            return self.item_embedding.weight[:-1], self.output_bias
-        return self.item_embedding(items), self.output_bias[items]
-
-    def row_tables(self) -> list[Table]:
-        return [self.item_embedding]
+    @property
+    def head(self) -> Head:
+        table, bias_M = self.item_embedding, self.output_bias
+        return Products(
+            lambda items: table.weight[:-1] if items is None else table(items),  # all but the mask
+            lambda items: bias_M if items is None else bias_M[items],
+        )

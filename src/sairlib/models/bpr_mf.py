@@ -4,13 +4,13 @@ from typing import final
 
 from torch import Tensor, nn
 
-from sairlib.batch import PAD
-from sairlib.models.recommender import Recommender
-from sairlib.nn.table import Table, UserTable
+from sairlib.batch import PAD, History
+from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.nn.layers import Table, UserTable
 
 
 @final
-class BPRMF(Recommender):
+class BPRMF(StepModel):
     """s(u, i) = <U_u, V_i>, learnt by BPR: -log sigmoid(s(u, i) - s(u, j)), i taken by u and j not (section 4.3.1).
 
     It knows users and no order: the state is U_u at every step, whatever the history. A user the model was not trained
@@ -26,9 +26,6 @@ class BPRMF(Recommender):
     4. Factors start Xavier-uniform, b at 0; the paper is silent.
     """
 
-    every_step = True
-    uses_users = True
-
     def __init__(self, n_items: int, n_users: int, d: int = 50, item_bias: bool = False) -> None:
         super().__init__()
         self.n_items = n_items
@@ -37,15 +34,12 @@ class BPRMF(Recommender):
         self.item_factors = Table(n_items + 1, d + item_bias, padding_idx=PAD)
         nn.init.zeros_(self.item_factors.weight[:, d:])
 
-    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        return self.encode_newest(items_BN, users_B)[:, None].expand(-1, items_BN.shape[1], -1)
+    def encode(self, history: History) -> Tensor:
+        factors_BD: Tensor = self.user_factors(history.users_B)
+        if self.item_bias:
+            factors_BD = nn.functional.pad(factors_BD, (0, 1), value=1.0)
+        return factors_BD[:, None].expand(-1, history.items_BN.shape[1], -1)
 
-    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        factors_BD: Tensor = self.user_factors(users_B)
-        return nn.functional.pad(factors_BD, (0, 1), value=1.0) if self.item_bias else factors_BD
-
-    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.item_factors.of(items), None
-
-    def row_tables(self) -> list[Table]:
-        return [module for module in self.modules() if isinstance(module, Table)]
+    @property
+    def head(self) -> Head:
+        return Products(self.item_factors.of)

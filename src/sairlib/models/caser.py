@@ -6,15 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool1d, pad
 
-from sairlib.batch import PAD, newest, tail
+from sairlib.batch import PAD, History
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender
-from sairlib.nn.dropout import Dropout
-from sairlib.nn.table import Table, UserTable
+from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.nn.layers import Dropout, Table, UserTable
 
 
 @final
-class Caser(Recommender):
+class Caser(StepModel):
     """The vectors of the newest L items are an image E (L x d), searched by filters as wide as the image or as high.
 
     - A horizontal filter F (h x d), ``n_h`` of each height h = 1 .. L, gives max over i of ReLU(<F, E[i : i + h]> + b),
@@ -43,8 +42,6 @@ class Caser(Recommender):
     4. The terms of the negatives are summed, as the paper writes; the authors' code takes their mean.
     """
 
-    every_step = True
-
     def __init__(
         self,
         n_items: int,
@@ -65,8 +62,7 @@ class Caser(Recommender):
         if min(n_h, n_v) < 0 or n_h == n_v == 0:
             raise UserError(f"n_h={n_h}, n_v={n_v}: must be 0 or more, and not both 0")
         self.n_items = n_items
-        self.uses_users = user_embedding
-        self.L = L
+        self.memory = self.L = L
         width = 2 * d if user_embedding else d
         self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
         self.user_embedding = UserTable(n_users, d) if user_embedding else None
@@ -84,21 +80,17 @@ class Caser(Recommender):
                     if table.padding_idx is not None:
                         table.weight[PAD] = 0
 
-    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        z_BND = self._z(self._filtered(items_BN))
+    def encode(self, history: History) -> Tensor:
+        filtered_BNX = self.dropout(self._filtered(history.items_BN))
+        z_BND: Tensor = self.fully_connected(filtered_BNX).relu()
         if self.user_embedding is None:
             return z_BND
-        users_B1D = self.user_embedding(users_B)[:, None]
+        users_B1D = self.user_embedding(history.users_B)[:, None]
         return torch.cat([z_BND, users_B1D.expand(-1, z_BND.shape[1], -1)], -1)
 
-    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        recent_BL = tail(items_BN, self.L)
-        z_BD = self._z(newest(self._filtered(recent_BL), recent_BL))
-        return z_BD if self.user_embedding is None else torch.cat([z_BD, self.user_embedding(users_B)], -1)
-
-    def _z(self, filtered: Tensor) -> Tensor:
-        z: Tensor = self.fully_connected(self.dropout(filtered)).relu()
-        return z
+    @property
+    def head(self) -> Head:
+        return Products(self.output_embedding.of, lambda items: self.output_bias.of(items).squeeze(-1))
 
     def _filtered(self, items_BN: Tensor) -> Tensor:
         """What the filters give at every step (B, N, n_v d + n_h L)."""
@@ -116,10 +108,3 @@ class Caser(Recommender):
             found = [max_pool1d(conv(padded_BDX), self.L - h, 1) for h, conv in enumerate(self.horizontal)]
             parts.append(torch.cat(found, 1).relu().transpose(1, 2))  # ReLU of a maximum: the maximum of the ReLUs
         return torch.cat(parts, -1)
-
-    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.output_embedding.of(items), self.output_bias.of(items).squeeze(-1)
-
-    def row_tables(self) -> list[Table]:
-        tables = (self.item_embedding, self.user_embedding, self.output_embedding, self.output_bias)
-        return [table for table in tables if table is not None]

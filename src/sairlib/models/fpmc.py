@@ -5,13 +5,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sairlib.batch import PAD, tail
-from sairlib.models.recommender import Recommender
-from sairlib.nn.table import Table, UserTable
+from sairlib.batch import PAD, History
+from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.nn.layers import Table, UserTable
 
 
 @final
-class FPMC(Recommender):
+class FPMC(StepModel):
     """s(u, l, i) = <U_u, IU_i> + <L_l, IL_i>, l the newest item: what the user likes, and what follows l.
 
     The state is [U_u; L_l] and an item's vector [IU_i; IL_i], so all items are scored by one product of matrices.
@@ -27,27 +27,21 @@ class FPMC(Recommender):
     4. Factors start Xavier-uniform.
     """
 
-    every_step = True
+    memory = 1
 
     def __init__(self, n_items: int, n_users: int, d: int = 50, user_factors: bool = True) -> None:
         super().__init__()
         self.n_items = n_items
-        self.uses_users = user_factors
         self.user_factors = UserTable(n_users, d) if user_factors else None
         self.last_factors = Table(n_items + 1, d, padding_idx=PAD)
         self.item_factors = Table(n_items + 1, 2 * d if user_factors else d, padding_idx=PAD)
 
-    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        last_BND: Tensor = self.last_factors(items_BN)
+    def encode(self, history: History) -> Tensor:
+        last_BND: Tensor = self.last_factors(history.items_BN)
         if self.user_factors is None:
             return last_BND
-        return torch.cat([self.user_factors(users_B)[:, None].expand_as(last_BND), last_BND], -1)
+        return torch.cat([self.user_factors(history.users_B)[:, None].expand_as(last_BND), last_BND], -1)
 
-    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        return self.encode(tail(items_BN, 1), users_B)[:, 0]
-
-    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.item_factors.of(items), None
-
-    def row_tables(self) -> list[Table]:
-        return [module for module in self.modules() if isinstance(module, Table)]
+    @property
+    def head(self) -> Head:
+        return Products(self.item_factors.of)

@@ -1,20 +1,18 @@
 """GRU4Rec: recurrent networks for the next item (Hidasi et al., ICLR 2016; Hidasi and Karatzoglou, CIKM 2018)."""
 
-from itertools import pairwise
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
-from sairlib.batch import PAD
+from sairlib.batch import PAD, History
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender
-from sairlib.nn.dropout import Dropout
-from sairlib.nn.table import Table
+from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.nn.item_encoder import gru_layers, start_gates
+from sairlib.nn.layers import Dropout, Table
 
 
 @final
-class GRU4Rec(Recommender):
+class GRU4Rec(StepModel):
     """s_{t,i} = E_i . h_t + b_i, with h_t = Dropout(GRU(h_{t-1}, Dropout(E_{x_t}))) of the items x_1 .. x_t.
 
     A gated recurrent unit overwrites by z and looks back through r, all of it with biases:
@@ -47,8 +45,6 @@ class GRU4Rec(Recommender):
     7. Each gate's matrices start Xavier-uniform and biases at zero, as in the authors' code.
     """
 
-    every_step = True
-
     def __init__(
         self,
         n_items: int,
@@ -66,35 +62,24 @@ class GRU4Rec(Recommender):
         self.n_items = n_items
         self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
         self.embedding_dropout = Dropout(embedding_dropout)
-        widths = [d, *(d_hidden for _ in range(n_layers))]
-        # One by one, so that what falls out between them is our dropout, the same on every device.
-        self.layers = nn.ModuleList(nn.GRU(before, after, batch_first=True) for before, after in pairwise(widths))
+        self.layers = gru_layers([d] + [d_hidden] * n_layers)
         self.hidden_dropout = Dropout(hidden_dropout)
         self.dense = nn.Linear(d_hidden, d) if tied and d != d_hidden else None
         self.output_embedding = None if tied else Table(n_items + 1, d_hidden, padding_idx=PAD)
         self.output_bias = Table(n_items + 1, 1, padding_idx=PAD)
-        with torch.no_grad():
-            self.output_bias.weight.zero_()
-            for parameter in self.layers.parameters():
-                for gate in parameter.chunk(3):
-                    if gate.dim() > 1:
-                        nn.init.xavier_uniform_(gate)
-                    else:
-                        gate.zero_()
+        nn.init.zeros_(self.output_bias.weight)
+        start_gates(self.layers)
 
     @property
     def _table(self) -> Table:
         return self.output_embedding or self.item_embedding
 
-    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        states_BND: Tensor = self.embedding_dropout(self.item_embedding(items_BN))
+    def encode(self, history: History) -> Tensor:
+        states_BND: Tensor = self.embedding_dropout(self.item_embedding(history.items_BN))
         for layer in self.layers:
             states_BND = self.hidden_dropout(layer(states_BND)[0])
         return states_BND if self.dense is None else self.dense(states_BND)
 
-    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self._table.of(items), self.output_bias.of(items).squeeze(-1)
-
-    def row_tables(self) -> list[Table]:
-        tables = (self.item_embedding, self.output_embedding, self.output_bias)
-        return [table for table in tables if table is not None]
+    @property
+    def head(self) -> Head:
+        return Products(self._table.of, lambda items: self.output_bias.of(items).squeeze(-1))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
-from sairlib.batch import PAD, at_steps, last_steps, positions
+from sairlib.batch import PAD, History, at_steps, last_steps, positions
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender
+from sairlib.models.recommender import Head, Products, SequenceModel
 from sairlib.nn.bidirectional import (
     PostNormBlock,
     attend,
@@ -18,15 +18,14 @@ from sairlib.nn.bidirectional import (
     split_heads,
     start_as_bert,
 )
-from sairlib.nn.dropout import Dropout
 from sairlib.nn.kernels.lookup import rows
-from sairlib.nn.table import Table
+from sairlib.nn.layers import Dropout, Table
 
 SOFTMAX_DIMS = ("keys", "queries")
 
 
 @final
-class LightSANs(Recommender):
+class LightSANs(SequenceModel):
     """s_i = h . E_i, h the last layer's state at the newest item; X^0 = Dropout(LayerNorm(E_x)), without positions.
 
     A layer attends to k interests in place of N items, and to positions apart from items. With Q, K, V = X W + b:
@@ -58,8 +57,6 @@ class LightSANs(Recommender):
        cutting the tails.
     """
 
-    every_step = False
-
     def __init__(
         self,
         n_items: int,
@@ -76,7 +73,7 @@ class LightSANs(Recommender):
         check_sizes(d, n_blocks, n_heads, max_len, attention_dropout)
         self.n_items = n_items
         self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
-        self.position_embedding = Table(max_len, d)
+        self.position_embedding = Table(max_len, d, whole=True)
         self.input_norm = nn.LayerNorm(d)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
@@ -85,18 +82,17 @@ class LightSANs(Recommender):
         )
         start_as_bert(self)
 
-    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+    def newest(self, history: History) -> Tensor:
+        items_BN = history.items_BN
         states_BND = self.dropout(self.input_norm(self.item_embedding(items_BN)))
         known = real_steps(items_BN), positions(items_BN), self.position_embedding.weight
         for block in self.blocks[:-1]:
             states_BND = block(states_BND, *known)
         return cast(PostNormBlock, self.blocks[-1]).at_steps(states_BND, last_steps(items_BN), *known)
 
-    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.item_embedding.of(items), None
-
-    def row_tables(self) -> list[Table]:
-        return [self.item_embedding]
+    @property
+    def head(self) -> Head:
+        return Products(self.item_embedding.of)
 
 
 class LowRankAttention(nn.Module):

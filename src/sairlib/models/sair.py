@@ -5,18 +5,17 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from sairlib.batch import at_steps, last_steps
+from sairlib.batch import PAD, Batch, History, State, at_steps, last_steps
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender
+from sairlib.models.recommender import Head, Products, StepModel
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
-from sairlib.nn.item_encoder import POOLINGS, CategoryEmbedding, ItemEncoder
-from sairlib.nn.table import Table
+from sairlib.nn.item_encoder import POOLINGS, CategoryEmbedding, EncoderPart, ItemEncoder, SelfAttention
 
 VARIANTS = ("sair", "full", "label")
 
 
 @final
-class SAIR(Recommender):
+class SAIR(StepModel):
     """e_t: K of L latent interests, retrieved by the prefix up to t, fused into one vector (eq. 1 to 11).
 
     ``encoder`` (ItemEncoder) turns the sequence into prefix vectors F; ``retrieval`` (InterestRetrieval) relates each
@@ -33,21 +32,24 @@ class SAIR(Recommender):
     2. ``weights``: eq. (9) weighs by the kept entries of Ca-hat (``interacted``) or of Ca (``raw``, the letter, under
        which the matrices of eq. (5) receive no gradient at all).
     3. ``interest_ffn``: a net for each of the K ranks (``per_slot``) or one for all (``shared``).
-    4. ``n_blocks``, ``n_heads``, ``norm``, ``scale_items``: the encoder is SASRec's; the paper says "in a typical SANs
-       manner" and gives no numbers. ``dropout`` is not given either.
+    4. ``encoder``: SASRec's blocks (``SelfAttention``: n_blocks, n_heads, norm); the paper says "in a typical SANs
+       manner" and gives no numbers. ``Recurrent`` is a GRU in its place. ``scale_items`` and ``dropout`` are not given
+       either.
     5. ``interaction_residual``: Ca-hat = Ca + Attention(Ca) instead of the letter's Attention(Ca).
     6. Eq. (5) is scaled by sqrt(L), its own width.
     7. ``category_pooling``: what becomes of several categories: ``mean``, ``sum``, ``first``. ``use_category=False``
        leaves H_cate out of eq. (1), and so does a data set without categories.
     8. ``score_with_category``: eq. (11) scores with H_id + H_cate instead of H_id alone.
     9. ``decov_weight``: weight of L_d. For ``label`` it falls on the category embeddings, which are the pool.
+    10. ``positions``: eq. (1) says absolute positions, and not from where they are counted: back from the ``newest``
+        item, or on from the ``oldest`` that is shown, as RecBole counts them, in which the paper's code was written.
+    11. C starts normal with deviation 1 / sqrt(D), so that its rows are about 1 long; the paper is silent. It decides
+        how sharp the softmax of eq. (9) is at first.
 
     Deviations from the paper: (a) the logistic loss puts the sigmoid into eq. (12) that the formula leaves out;
     (b) L_ce is a mean over steps (see ``NextItem.steps_per_batch``), not the sum, so L_d weighs more against it than in
     eq. (13)'s letter.
     """
-
-    every_step = True
 
     def __init__(
         self,
@@ -58,9 +60,8 @@ class SAIR(Recommender):
         n_interests: int = 10,
         top_k: int = 3,
         d: int = 64,
-        n_blocks: int = 2,
-        n_heads: int = 1,
         dropout: float = 0.2,
+        encoder: EncoderPart = SelfAttention,
         variant: str = "sair",
         weights: str = "interacted",
         interest_ffn: str = "per_slot",
@@ -69,7 +70,7 @@ class SAIR(Recommender):
         category_pooling: str = "mean",
         score_with_category: bool = False,
         decov_weight: float = 1.0,
-        norm: str = "pre",
+        positions: str = "newest",
         scale_items: bool = True,
     ) -> None:
         super().__init__()
@@ -97,10 +98,9 @@ class SAIR(Recommender):
             n_items,
             max_len,
             d,
-            n_blocks,
-            n_heads,
             dropout,
-            norm=norm,
+            encoder,
+            positions=positions,
             scale_items=scale_items,
             categories=self.categories if use_category else None,
         )
@@ -120,13 +120,13 @@ class SAIR(Recommender):
             return self.categories.table.weight[1:]
         return self.learned_pool_LD
 
-    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        states_BND, retrieved = self.retrieve(items_BN)
+    def encode(self, history: History) -> Tensor:
+        states_BND, retrieved = self.retrieve(history.items_BN)
         fused_BND: Tensor = self.aggregator(states_BND, self.pool_LD, retrieved)
         return fused_BND
 
-    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        states_BND, last_B = self.encoder(items_BN), last_steps(items_BN)
+    def newest(self, history: History) -> Tensor:
+        states_BND, last_B = self.encoder(history.items_BN), last_steps(history.items_BN)
         retrieved = self.retrieval.at_steps(states_BND, self.pool_LD, last_B)
         fused_BD: Tensor = self.aggregator(at_steps(states_BND, last_B), self.pool_LD, retrieved)
         return fused_BD
@@ -136,25 +136,28 @@ class SAIR(Recommender):
         states_BND = self.encoder(items_BN)
         return states_BND, self.retrieval(states_BND, self.pool_LD)
 
-    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    @property
+    def head(self) -> Head:
+        return Products(self._vectors)
+
+    def _vectors(self, items: Tensor | None) -> Tensor:
+        """What states are multiplied with: H_id, or H_id + H_cate."""
         vectors = self.encoder.item_embedding.of(items)
         if not self.score_with_category or self.categories is None:
-            return vectors, None
+            return vectors
         every = torch.arange(len(vectors), device=vectors.device) if items is None else items
-        return vectors + self.categories(every), None
+        summed: Tensor = vectors + self.categories(every)
+        return summed
 
-    def row_tables(self) -> list[Table]:
-        return [self.encoder.item_embedding]
-
-    def regularisers(self) -> dict[str, Tensor]:
+    def auxiliary(self, batch: Batch, states: State) -> dict[str, Tensor]:
         return {"decov": self.decov_weight * decorrelation(self.pool_LD)}
 
     @torch.no_grad()
-    def diagnose(self, items_BN: Tensor, users_B: Tensor) -> dict[str, Tensor]:
+    def diagnose(self, history: History) -> dict[str, Tensor]:
         """``interest_share``: how much of the weight each of the L gets, over all real steps; and ``kept_share``:
         how often it is among the kept; ``interest_entropy``: of the kept share, 1 = all L equally, 0 = one alone."""
-        _, retrieved = self.retrieve(items_BN)
-        real_BN = items_BN != 0
+        _, retrieved = self.retrieve(history.items_BN)
+        real_BN = history.items_BN != PAD
         kept = retrieved.kept_BNK[real_BN].flatten()
         size = retrieved.relevance_BNL.shape[-1]
         weight = torch.bincount(kept, retrieved.weights_BNK[real_BN].flatten().float(), minlength=size)

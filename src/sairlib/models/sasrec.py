@@ -1,17 +1,18 @@
 """SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018)."""
 
+from functools import partial
 from typing import final
 
 from torch import Tensor
 
-from sairlib.batch import PAD
-from sairlib.models.recommender import Recommender
-from sairlib.nn.item_encoder import ItemEncoder
-from sairlib.nn.table import Table, UserTable
+from sairlib.batch import PAD, History
+from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.nn.item_encoder import ItemEncoder, SelfAttention
+from sairlib.nn.layers import Table, UserTable
 
 
 @final
-class SASRec(Recommender):
+class SASRec(StepModel):
     """r_{i,t} = F_t^(b) . N_i: a stack of causal self-attention blocks, scored by inner product (eq. 1 to 6).
 
     Each block is g(x) = x + Dropout(g(LayerNorm(x))), first with g = softmax(QK^T / sqrt(d)) V, then with
@@ -35,8 +36,6 @@ class SASRec(Recommender):
     5. Embeddings start Xavier-uniform (the default in the authors' framework); the paper is silent.
     """
 
-    every_step = True
-
     def __init__(
         self,
         n_items: int,
@@ -57,38 +56,31 @@ class SASRec(Recommender):
     ) -> None:
         super().__init__()
         self.n_items = n_items
-        self.uses_users = user_embedding
-        self.encoder = ItemEncoder(
-            n_items,
-            max_len,
-            d,
-            n_blocks,
-            n_heads,
-            dropout,
+        blocks = partial(
+            SelfAttention,
+            n_blocks=n_blocks,
+            n_heads=n_heads,
             norm=norm,
             residual=residual,
-            positional_embedding=positional_embedding,
-            scale_items=scale_items,
             attention_dropout=attention_dropout,
             output_projection=output_projection,
         )
+        positions = "newest" if positional_embedding else None
+        self.encoder = ItemEncoder(n_items, max_len, d, dropout, blocks, positions=positions, scale_items=scale_items)
         self.output_embedding = None if shared_item_embedding else Table(n_items + 1, d, padding_idx=PAD)
         self.user_embedding = UserTable(n_users, d) if user_embedding else None
 
+    def encode(self, history: History) -> Tensor:
+        states_BND: Tensor = self.encoder(history.items_BN)
+        if self.user_embedding is None:
+            return states_BND
+        users_B1D: Tensor = self.user_embedding(history.users_B)[:, None]
+        return states_BND + users_B1D
+
+    def newest(self, history: History) -> Tensor:
+        states_BD = self.encoder.newest(history.items_BN)
+        return states_BD if self.user_embedding is None else states_BD + self.user_embedding(history.users_B)
+
     @property
-    def _table(self) -> Table:
-        return self.output_embedding or self.encoder.item_embedding
-
-    def encode(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        states_BND: Tensor = self.encoder(items_BN)
-        return states_BND if self.user_embedding is None else states_BND + self.user_embedding(users_B)[:, None]
-
-    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
-        states_BD: Tensor = self.encoder.newest(items_BN)
-        return states_BD if self.user_embedding is None else states_BD + self.user_embedding(users_B)
-
-    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self._table.of(items), None
-
-    def row_tables(self) -> list[Table]:
-        return [t for t in (self.encoder.item_embedding, self.output_embedding, self.user_embedding) if t is not None]
+    def head(self) -> Head:
+        return Products((self.output_embedding or self.encoder.item_embedding).of)

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from sairlib.batch import PAD, positions
+from sairlib.batch import PAD, Batch, History, State, positions
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender
+from sairlib.models.recommender import Head, Products, SequenceModel
 from sairlib.nn.interests import decorrelation
-from sairlib.nn.table import Table
+from sairlib.nn.layers import Table
 
 ASSIGNMENTS = ("weights", "logits")
 NORMS = ("layer", "l2")
 
 
 @final
-class SINE(Recommender):
+class SINE(SequenceModel):
     """v = sum_k e_k phi_k, scored by inner product: K of L concepts, an interest for each, weighed by what comes next.
 
     With X_t the vector of the item at t, C (L, D) the pool of concepts, every softmax over t over real steps alone:
@@ -53,8 +53,6 @@ class SINE(Recommender):
        their mean and C_apt; and, in place of the concepts' covariance, a penalty on the cosines of a user's phi.
     5. All weights start Xavier-uniform (the default in the authors' framework); the paper is silent.
     """
-
-    every_step = False
 
     def __init__(
         self,
@@ -92,7 +90,7 @@ class SINE(Recommender):
         self.assign_logits = assignment == "logits"
         self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
         self.position_embedding = Table(max_len, d) if positional_embedding else None
-        self.concepts = Table(n_concepts, d)
+        self.concepts = Table(n_concepts, d, whole=True)
         self.w1 = nn.Linear(d, d, bias=False)
         self.w2 = nn.Linear(d, 1, bias=False)
         self.w3 = nn.Linear(d, d, bias=False)
@@ -111,7 +109,8 @@ class SINE(Recommender):
             nn.init.xavier_uniform_(self.w_k1[k])
             nn.init.xavier_uniform_(self.w_k2[k : k + 1])
 
-    def encode_newest(self, items_BN: Tensor, users_B: Tensor) -> Tensor:
+    def newest(self, history: History) -> Tensor:
+        items_BN = history.items_BN
         x_BND, real_BN = self.item_embedding(items_BN), items_BN != PAD
         active_BKD, _ = self._activate(x_BND, real_BN)
         # P_{k|t}, which interest a step belongs to, and P_{t|k}, which steps matter to it.
@@ -146,21 +145,19 @@ class SINE(Recommender):
         logits_BNK: Tensor = (hidden_BNKD * self.w_k2).sum(-1)
         return logits_BNK
 
-    def item_vectors(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.item_embedding.of(items), None
+    @property
+    def head(self) -> Head:
+        return Products(self.item_embedding.of)
 
-    def row_tables(self) -> list[Table]:
-        return [self.item_embedding]
-
-    def regularisers(self) -> dict[str, Tensor]:
+    def auxiliary(self, batch: Batch, states: State) -> dict[str, Tensor]:
         return {"decov": self.decov_weight * decorrelation(self.concepts.weight)}
 
     @torch.no_grad()
-    def diagnose(self, items_BN: Tensor, users_B: Tensor) -> dict[str, Tensor]:
+    def diagnose(self, history: History) -> dict[str, Tensor]:
         """``kept_share``: for how many of the sequences each of the L concepts is among the kept."""
-        _, kept_BK = self._activate(self.item_embedding(items_BN), items_BN != PAD)
+        _, kept_BK = self._activate(self.item_embedding(history.items_BN), history.items_BN != PAD)
         counts_L = torch.bincount(kept_BK.flatten(), minlength=len(self.concepts.weight))
-        return {"kept_share": counts_L.float() / len(items_BN)}
+        return {"kept_share": counts_L.float() / len(kept_BK)}
 
 
 class UnitLength(nn.Module):

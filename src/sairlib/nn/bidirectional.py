@@ -6,7 +6,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from sairlib.batch import at_steps, lengths
 from sairlib.errors import UserError
-from sairlib.nn.dropout import Dropout
+from sairlib.nn.layers import Dropout
 
 
 def real_steps(items_BN: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ from torch.nn.functional import relu
 
 from sairlib.batch import at_steps
 from sairlib.errors import UserError
-from sairlib.nn.attention import CausalAttention
-from sairlib.nn.dropout import Dropout
 from sairlib.nn.kernels.lookup import rows
+from sairlib.nn.layers import CausalAttention, Dropout
 
 WEIGHTS = ("interacted", "raw")
 INTEREST_FFNS = ("per_slot", "shared")

@@ -1,17 +1,112 @@
 """ItemEncoder: from item ids to one vector for every prefix of the sequence (SASRec's encoder; SAIR, eq. 1 to 3)."""
 
 import math
-from typing import cast
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TypeAlias, cast, final
 
+import torch
 from torch import Tensor, nn
 
-from sairlib.batch import PAD, at_steps, last_steps, positions
+from sairlib.batch import PAD, at_steps, last_steps
+from sairlib.batch import positions as steps_back
 from sairlib.errors import UserError
-from sairlib.nn.block import Block
-from sairlib.nn.dropout import Dropout
-from sairlib.nn.table import Table
+from sairlib.nn.layers import Block, Dropout, Table
 
 POOLINGS = ("mean", "sum", "first")
+POSITIONS = ("newest", "oldest")
+
+
+class Encoder(nn.Module, ABC):
+    """From a vector at every step to one that stands for the steps up to it."""
+
+    @abstractmethod
+    def forward(self, steps_BND: Tensor) -> Tensor:
+        """States (B, N, D)."""
+
+    def at_steps(self, steps_BND: Tensor, steps_B: Tensor) -> Tensor:
+        """``forward(steps_BND)`` at one step of each row alone (B, D), for evaluation."""
+        return at_steps(self(steps_BND), steps_B)
+
+
+EncoderPart: TypeAlias = Callable[[int, float], Encoder]
+"""Makes an encoder of a width and a dropout."""
+
+
+@final
+class SelfAttention(Encoder):
+    """A stack of causal self-attention blocks: SASRec's."""
+
+    def __init__(
+        self,
+        width: int,
+        dropout: float,
+        n_blocks: int = 2,
+        n_heads: int = 1,
+        norm: str = "pre",
+        residual: bool = True,
+        attention_dropout: float = 0.0,
+        output_projection: bool = False,
+    ) -> None:
+        super().__init__()
+        if n_blocks < 0:
+            raise UserError(f"n_blocks must be 0 or more, not {n_blocks}")
+        self.blocks = nn.ModuleList(
+            Block(width, n_heads, dropout, norm, residual, attention_dropout, output_projection)
+            for _ in range(n_blocks)
+        )
+        # The residual stream of pre-norm blocks is never normalised on its way: without this it reaches the scores raw.
+        self.final_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
+
+    def forward(self, steps_BND: Tensor) -> Tensor:
+        for block in self.blocks:
+            steps_BND = block(steps_BND)
+        final_BND: Tensor = self.final_norm(steps_BND)
+        return final_BND
+
+    def at_steps(self, steps_BND: Tensor, steps_B: Tensor) -> Tensor:
+        """Without the other steps' way through the last block: ranking takes two thirds of its time."""
+        for block in self.blocks[:-1]:
+            steps_BND = block(steps_BND)
+        last = self.blocks[-1:]
+        states_BD = cast(Block, last[0]).at_steps(steps_BND, steps_B) if last else at_steps(steps_BND, steps_B)
+        final_BD: Tensor = self.final_norm(states_BD)
+        return final_BD
+
+
+@final
+class Recurrent(Encoder):
+    """Gated recurrent units on one another, dropout after each: GRU4Rec's."""
+
+    def __init__(self, width: int, dropout: float, n_layers: int = 1) -> None:
+        super().__init__()
+        if n_layers < 1:
+            raise UserError(f"n_layers={n_layers}: must be 1 or more")
+        self.layers = gru_layers([width] * (n_layers + 1))
+        start_gates(self.layers)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, steps_BND: Tensor) -> Tensor:
+        for layer in self.layers:
+            steps_BND = self.dropout(layer(steps_BND)[0])
+        return steps_BND
+
+
+def gru_layers(widths: list[int]) -> nn.ModuleList:
+    """One by one, so that what falls out between them is our dropout, the same on every device."""
+    return nn.ModuleList(nn.GRU(before, after, batch_first=True) for before, after in pairwise(widths))
+
+
+def start_gates(layers: nn.Module) -> None:
+    """Each gate's matrices Xavier-uniform and biases at zero, as in the code of GRU4Rec's authors."""
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            for gate in parameter.chunk(3):
+                if gate.dim() > 1:
+                    nn.init.xavier_uniform_(gate)
+                else:
+                    gate.zero_()
 
 
 class CategoryEmbedding(nn.Module):
@@ -30,7 +125,7 @@ class CategoryEmbedding(nn.Module):
         self.mode = "sum" if pooling == "first" else pooling
         kept = item_categories[:, :1] if pooling == "first" else item_categories
         self.register_buffer("item_categories", kept, persistent=False)
-        self.table = Table(n_categories + 1, width, padding_idx=PAD)
+        self.table = Table(n_categories + 1, width, padding_idx=PAD, whole=True)
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors (*items.shape, D)."""
@@ -40,10 +135,11 @@ class CategoryEmbedding(nn.Module):
 
 
 class ItemEncoder(nn.Module):
-    """E = H_id(x) + H_cate(x) + H_pos(x), then a stack of causal blocks: the state at t stands for the prefix up to t.
+    """E = H_id(x) + H_cate(x) + H_pos(x), then ``encoder``: the state at t stands for the prefix up to t.
 
-    ``scale_items`` multiplies H_id by sqrt(D) on its way in (SASRec's authors' code). Position ids count back
-    from the newest item, which is what the papers' left padding comes to.
+    ``scale_items`` multiplies H_id by sqrt(D) on its way in (SASRec's authors' code). ``positions``: position ids count
+    back from the ``newest`` item, which is what the papers' left padding comes to; or on from the ``oldest`` that is
+    shown; None leaves H_pos out.
     """
 
     def __init__(
@@ -51,61 +147,43 @@ class ItemEncoder(nn.Module):
         n_items: int,
         max_len: int,
         width: int,
-        n_blocks: int,
-        n_heads: int,
         dropout: float,
+        encoder: EncoderPart,
         *,
-        norm: str = "pre",
-        residual: bool = True,
-        positional_embedding: bool = True,
+        positions: str | None = "newest",
         scale_items: bool = True,
-        attention_dropout: float = 0.0,
-        output_projection: bool = False,
         categories: CategoryEmbedding | None = None,
     ) -> None:
         super().__init__()
         if width < 1:
             raise UserError(f"the width d must be at least 1, not {width}")
-        if n_blocks < 0:
-            raise UserError(f"n_blocks must be 0 or more, not {n_blocks}")
         if max_len < 1:
             raise UserError(f"max_len must be at least 1, not {max_len}")
+        if positions is not None and positions not in POSITIONS:
+            raise UserError(f"positions={positions}: choose one of {', '.join(POSITIONS)}")
         self.item_embedding = Table(n_items + 1, width, padding_idx=PAD)
-        self.position_embedding = Table(max_len, width) if positional_embedding else None
+        self.position_embedding = None if positions is None else Table(max_len, width)
+        self.from_newest = positions == "newest"
         self.categories = categories
         self.scale = math.sqrt(width) if scale_items else 1.0
         self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            Block(width, n_heads, dropout, norm, residual, attention_dropout, output_projection)
-            for _ in range(n_blocks)
-        )
-        # The residual stream of pre-norm blocks is never normalised on its way: without this it reaches the scores raw.
-        self.final_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
+        self.encoder = encoder(width, dropout)
 
     def forward(self, items_BN: Tensor) -> Tensor:
         """States (B, N, D)."""
-        states_BND = self._embed(items_BN)
-        for block in self.blocks:
-            states_BND = block(states_BND)
-        final_BND: Tensor = self.final_norm(states_BND)
-        return final_BND
+        states_BND: Tensor = self.encoder(self._embed(items_BN))
+        return states_BND
 
     def newest(self, items_BN: Tensor) -> Tensor:
-        """The state at each row's newest item (B, D), without the other steps' way through the last block."""
-        states_BND, last_B = self._embed(items_BN), last_steps(items_BN)
-        if not self.blocks:
-            newest_BD: Tensor = self.final_norm(at_steps(states_BND, last_B))
-            return newest_BD
-        for block in self.blocks[:-1]:
-            states_BND = block(states_BND)
-        newest_BD = self.final_norm(cast(Block, self.blocks[-1]).at_steps(states_BND, last_B))
-        return newest_BD
+        """The state at each row's newest item (B, D)."""
+        return self.encoder.at_steps(self._embed(items_BN), last_steps(items_BN))
 
     def _embed(self, items_BN: Tensor) -> Tensor:
         states_BND = self.item_embedding(items_BN) * self.scale
         if self.categories is not None:
             states_BND = states_BND + self.categories(items_BN)
         if self.position_embedding is not None:
-            states_BND = states_BND + self.position_embedding(positions(items_BN))
+            steps_N = torch.arange(items_BN.shape[1], device=items_BN.device)
+            states_BND = states_BND + self.position_embedding(steps_back(items_BN) if self.from_newest else steps_N)
         embedded_BND: Tensor = self.dropout(states_BND)
         return embedded_BND

@@ -1,0 +1,140 @@
+"""Model + split -> ranks. Owns the tie rule: ties are counted, never broken (see ``metrics.py``)."""
+
+from operator import itemgetter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sairlib.batch import PAD, EvalBatch, History, State, map_state
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Part, Split
+from sairlib.errors import NonFiniteError, UserError, out_of_memory
+from sairlib.evaluation.candidates import Candidates, candidates
+from sairlib.evaluation.rankings import EvaluationSettings, Ranks
+from sairlib.models.recommender import Recommender
+
+SCORES_AT_ONCE = 2**23
+"""Scores held at once in full ranking: 32 MB in fp32, whatever the number of users and items."""
+
+
+class Evaluator:
+    """Ranks every held-out item, by all rankings from one representation."""
+
+    def __init__(self, split: Split, store: SequenceStore, settings: EvaluationSettings) -> None:
+        self.store = store
+        self.settings = settings
+        self._rows_at_once = settings.batch_size
+        self.drawn: Candidates | None = None
+        if settings.n_candidates:
+            self.drawn = candidates(split, settings.n_candidates, settings.candidates, settings.candidates_seed)
+            if not self.drawn.items_UC.any():
+                raise UserError(
+                    "the evaluated users have had all items: there is nothing to rank the held-out ones against;"
+                    " check the data and the filters"
+                )
+            items_UC = torch.from_numpy(self.drawn.items_UC)
+            users = split.eval_users
+            self._drawn_EC = {
+                part: items_UC[np.searchsorted(users, split.targets(part).users_E)].to(store.device) for part in Part
+            }
+
+    @torch.no_grad()
+    def rank(self, model: Recommender, part: Part) -> dict[str, Ranks]:
+        """Ranks by the name of the ranking, in the order of the split's targets.
+
+        NonFiniteError, naming model and user, if a score is NaN or inf.
+        """
+        shape = (2, self.store.n_targets(part))
+        counts = {
+            name: torch.zeros(shape, dtype=torch.long, device=self.store.device) for name in self.settings.rankings
+        }
+        training = model.training
+        model.eval()
+        try:
+            for batch in self.store.evaluation(part, self.settings.batch_size):
+                self._rank_batch(model, part, batch, counts)
+        finally:
+            model.train(training)
+        return {name: Ranks(*count.cpu().numpy()) for name, count in counts.items()}
+
+    def _rank_batch(self, model: Recommender, part: Part, batch: EvalBatch, counts: dict[str, Tensor]) -> None:
+        """As many rows at once as the memory takes: where it does not, half as many, from then on."""
+        start = 0
+        while start < len(batch.rows_B):
+            here = slice(start, start + self._rows_at_once)
+            taken = _take(batch, here)
+            try:
+                states = map_state(_single, model.newest(taken.history))
+                at_once = max(1, SCORES_AT_ONCE // (model.n_items + 1))
+                for first in range(0, len(taken.rows_B), at_once):
+                    of = slice(first, first + at_once)
+                    self._count(model, part, _take(taken, of), map_state(itemgetter(of), states), counts)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(taken.rows_B) == 1:
+                    raise UserError(
+                        "not enough memory to rank a single user; lower max_len, or the width of the model"
+                    ) from error
+                self._rows_at_once = len(taken.rows_B) // 2
+                continue
+            start += len(taken.rows_B)
+
+    def _count(
+        self, model: Recommender, part: Part, batch: EvalBatch, states: State, counts: dict[str, Tensor]
+    ) -> None:
+        users_B, targets_B1, rows_B = batch.history.users_B, batch.targets_B[:, None], batch.rows_B
+        drawn_BC = self._drawn_EC[part][rows_B] if self.drawn else None
+        if self.settings.full or self.settings.full_with_history:
+            all_BM = model.head.score_all(states).float()
+            target_B1 = all_BM.gather(1, targets_B1)
+            _require_finite(all_BM[:, 1:], target_B1, model, users_B)  # what column PAD holds means nothing
+            sampled_BC = None if drawn_BC is None else all_BM.gather(1, drawn_BC)
+            left_out_BX = torch.cat([torch.full_like(targets_B1, PAD), targets_B1], 1)
+            if self.settings.full_with_history:
+                counts["full_with_history"][:, rows_B] = _better_and_tied(all_BM, target_B1, left_out_BX)
+            if self.settings.full:
+                left_out_BX = torch.cat([left_out_BX, self.store.had(part, rows_B)], 1)
+                counts["full"][:, rows_B] = _better_and_tied(all_BM, target_B1, left_out_BX)
+        else:
+            assert drawn_BC is not None
+            scored_BC = model.head.score(states, torch.cat([targets_B1, drawn_BC], 1)).float()
+            target_B1, sampled_BC = scored_BC[:, :1], scored_BC[:, 1:]
+            _require_finite(sampled_BC.where(drawn_BC != PAD, 0.0), target_B1, model, users_B)
+        if drawn_BC is not None and sampled_BC is not None:
+            real_BC = sampled_BC.where(drawn_BC != PAD, -torch.inf)
+            counts["sampled"][:, rows_B] = _better_and_tied(real_BC, target_B1)
+
+
+def _better_and_tied(scores_BC: Tensor, target_B1: Tensor, left_out_BX: Tensor | None = None) -> Tensor:
+    """How many scores of each row are above the target's, and how many equal to it (2, B); without some columns."""
+    # Ones are added up as floats, which is exact below 2^24 items and on CPU takes a fifth of the time of booleans.
+    ones_BC = torch.empty_like(scores_BC)
+    sums = []
+    for compare in (torch.gt, torch.ge):
+        compare(scores_BC, target_B1, out=ones_BC)
+        if left_out_BX is not None:
+            ones_BC.scatter_(1, left_out_BX, 0.0)  # here, and not in the scores: those are the model's
+        sums.append(ones_BC.sum(1))
+    better_B, at_least_B = sums
+    return torch.stack([better_B, at_least_B - better_B]).long()
+
+
+def _single(state: Tensor) -> Tensor:
+    """In single precision, what is not an index or a mask."""
+    return state.float() if state.is_floating_point() else state
+
+
+def _take(batch: EvalBatch, rows: slice) -> EvalBatch:
+    users_B, items_BN, times_BN = batch.history
+    history = History(users_B[rows], items_BN[rows], None if times_BN is None else times_BN[rows])
+    return EvalBatch(history, batch.targets_B[rows], batch.rows_B[rows])
+
+
+def _require_finite(scores_BC: Tensor, target_B1: Tensor, model: Recommender, users_B: Tensor) -> None:
+    # A sum is finite iff (barring overflow, which is a fault too) all its terms are: one pass, no mask in memory.
+    sums_B = scores_BC.sum(1) + target_B1[:, 0]
+    if not torch.isfinite(sums_B).all():
+        user = int(users_B[int((~torch.isfinite(sums_B)).nonzero()[0])])
+        raise NonFiniteError(f"{type(model).__name__} gives NaN or inf as a score of user number {user}")

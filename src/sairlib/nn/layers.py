@@ -1,0 +1,190 @@
+"""The layers that models are made of: dropout, tables, causal attention, and the block that SASRec stacks."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, scaled_dot_product_attention
+
+from sairlib.batch import at_steps
+from sairlib.errors import UserError
+from sairlib.nn.kernels.attention import causal_attention
+from sairlib.nn.kernels.dropout import dropout
+from sairlib.nn.kernels.lookup import rows
+
+NORMS = ("pre", "post")
+
+
+class Dropout(nn.Module):
+    """Zero each entry with probability p and scale the others by 1 / (1 - p), as ``nn.Dropout`` does.
+
+    On CPU p is rounded to a multiple of 2^-16, and the scale belongs to the rounded p.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise UserError(f"dropout must be in [0, 1), not {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p) if self.training and self.p else x
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class Table(nn.Embedding):
+    """``nn.Embedding`` that starts Xavier-uniform (the default of the SASRec authors' framework).
+
+    PAD's row, where there is one (``padding_idx``), starts at zero and gets no gradient. ``whole``: training reads or
+    changes all rows of it; where it does not, and a batch looks up few of very many, the trainer updates those alone.
+    """
+
+    def __init__(self, n_rows: int, width: int, padding_idx: int | None = None, whole: bool = False) -> None:
+        if width < 1:
+            raise UserError(f"the width d must be at least 1, not {width}")
+        self.whole = whole
+        super().__init__(n_rows, width, padding_idx)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()  # draws in vain, so that a seed gives the weights that it has always given
+        nn.init.xavier_uniform_(self.weight)
+        self._fill_padding_idx_with_zero()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return rows(self.weight, ids, self.padding_idx, self.sparse)
+
+    def of(self, ids: Tensor | None) -> Tensor:
+        """The rows of ``ids`` (*ids.shape, D), or all of them where that is None."""
+        found: Tensor = self.weight if ids is None else self(ids)
+        return found
+
+
+class UserTable(Table):
+    """A row for each user that was trained on; in evaluation any other is a UserError."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if not self.training and ids.numel() and int(ids.max()) >= self.num_embeddings:
+            raise UserError(
+                f"user number {int(ids.max())} is unknown: this model has a vector for each of the"
+                f" {self.num_embeddings} users it was trained on, and no other"
+            )
+        return super().forward(ids)
+
+
+class CausalAttention(nn.Module):
+    """softmax(Q K^T / sqrt(D / H)) V with a causal mask, over (B, N, D).
+
+    Sequences are right-padded (see ``batch.py``), so no real step can see padding and no padding mask is needed.
+    Q, K and V come without bias, as the papers write them. ``output_projection`` adds the matrix that PyTorch's
+    multi-head attention has and the SASRec and SAIR papers have not. ``dropout`` falls on the attention weights and
+    forbids the fast kernel: leave it 0 unless a paper asks for it.
+    """
+
+    def __init__(self, width: int, n_heads: int = 1, dropout: float = 0.0, output_projection: bool = False) -> None:
+        super().__init__()
+        if n_heads < 1 or width % n_heads:
+            raise UserError(f"n_heads={n_heads} does not divide the width {width}")
+        if not 0 <= dropout < 1:
+            raise UserError(f"attention_dropout must be in [0, 1), not {dropout}")
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.output = nn.Linear(width, width, bias=False) if output_projection else nn.Identity()
+        for part in self.query_key_value.weight.chunk(3):
+            nn.init.xavier_uniform_(part)
+
+    def forward(self, states_BND: Tensor) -> Tensor:
+        B, N, D = states_BND.shape
+        query_BHND, key_BHND, value_BHND = map(self._heads, self.query_key_value(states_BND).split(D, -1))
+        dropout = self.dropout if self.training else 0.0
+        mixed_BHND = causal_attention(query_BHND, key_BHND, value_BHND, dropout)
+        mixed_BND: Tensor = self.output(mixed_BHND.transpose(1, 2).reshape(B, N, D))
+        return mixed_BND
+
+    def at_steps(self, states_BND: Tensor, steps_B: Tensor) -> Tensor:
+        """``forward(states_BND)`` at one step of each row alone (B, D), for evaluation.
+
+        With so few queries it is cheaper to take W_K to the query, q (x W_K)^T = (q W_K^T) x^T, and W_V to the mixture,
+        a (x W_V) = (a x) W_V: neither is multiplied with every state.
+        """
+        B, N, D = states_BND.shape
+        query_HhD, key_HhD, value_HhD = self.query_key_value.weight.view(3, self.n_heads, D // self.n_heads, D)
+        query_BHh = torch.einsum("bd,hkd->bhk", at_steps(states_BND, steps_B), query_HhD)
+        query_B1HD = torch.einsum("bhk,hkd->bhd", query_BHh, key_HhD)[:, None]
+        states_B1ND = states_BND[:, None]
+        seen_B11N = (torch.arange(N, device=steps_B.device) <= steps_B[:, None])[:, None, None]
+        mixed_B1HD = scaled_dot_product_attention(
+            query_B1HD, states_B1ND, states_B1ND, seen_B11N, scale=(D // self.n_heads) ** -0.5
+        )
+        mixed_BD: Tensor = self.output(torch.einsum("bhd,hkd->bhk", mixed_B1HD[:, 0], value_HhD).reshape(B, D))
+        return mixed_BD
+
+    def _heads(self, x_BND: Tensor) -> Tensor:
+        """(B, H, N, D / H)."""
+        B, N, D = x_BND.shape
+        return x_BND.view(B, N, self.n_heads, D // self.n_heads).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """ReLU(x W1 + b1) W2 + b2, both D x D, the same at every step (SASRec, eq. 5)."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.dropout = Dropout(dropout)
+        self.second = nn.Linear(width, width)
+        for layer in (self.first, self.second):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, states_BND: Tensor) -> Tensor:
+        out: Tensor = self.second(self.dropout(relu(self.first(states_BND))))
+        return out
+
+
+class Block(nn.Module):
+    """g = attention, then g = feed-forward, each as x + Dropout(g(LayerNorm(x))) (SASRec, section III-C).
+
+    norm: ``pre`` as just written (the paper), ``post`` for LayerNorm(x + Dropout(g(x))).
+    residual: False leaves the ``x +`` out (row 3 of the paper's ablation).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        n_heads: int,
+        dropout: float,
+        norm: str = "pre",
+        residual: bool = True,
+        attention_dropout: float = 0.0,
+        output_projection: bool = False,
+    ) -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise UserError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
+        self.pre = norm == "pre"
+        self.residual = residual
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = CausalAttention(width, n_heads, attention_dropout, output_projection)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, dropout)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, states_BND: Tensor) -> Tensor:
+        mixed_BND = self.attention(self.attention_norm(states_BND) if self.pre else states_BND)
+        return self._rest(states_BND, mixed_BND)
+
+    def at_steps(self, states_BND: Tensor, steps_B: Tensor) -> Tensor:
+        """``forward(states_BND)`` at one step of each row alone (B, D), for evaluation."""
+        mixed_BD = self.attention.at_steps(self.attention_norm(states_BND) if self.pre else states_BND, steps_B)
+        return self._rest(at_steps(states_BND, steps_B), mixed_BD)
+
+    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """All but the attention: the same at every step."""
+        x = self._add(x, mixed, self.attention_norm)
+        return self._add(x, self.feed_forward(self.feed_forward_norm(x) if self.pre else x), self.feed_forward_norm)
+
+    def _add(self, x: Tensor, change: Tensor, norm: nn.Module) -> Tensor:
+        change = self.dropout(change)
+        x = x + change if self.residual else change
+        return x if self.pre else norm(x)

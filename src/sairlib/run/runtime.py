@@ -1,0 +1,101 @@
+"""Seeds, device, versions: what a run stands on."""
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sairlib.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU; any other name is taken at its word or is a UserError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+        raise UserError(f"device={name} is not to be had on this machine; use device=auto or device=cpu") from None
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's global generators: initial weights and dropout follow from them."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed={seed}: must be between 0 and 2^63 - 1")
+    torch.manual_seed(seed)
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep what tensors free for the next ones; False where another allocator is at work.
+
+    By default it returns part of a step's activations to the system and gets them back, zeroed page by page, in the
+    next step: a tenth of an epoch of SAIR on ML-1M.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    largest = 32 * 2**20  # that it takes for the threshold of its own mappings
+    return bool(mallopt(m_mmap_threshold, largest) and mallopt(m_trim_threshold, 2**31 - 1))
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Machine, versions and commit, for the run's record."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pandas", "hydra-core")}
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "git": git_state(Path(__file__).parents[1]),
+        "versions": {"sairlib": importlib.metadata.version("sairlib"), "python": platform.python_version(), **versions},
+        "machine": {
+            "device": str(device),
+            "accelerator": accelerator,
+            "cpu": _cpu_name(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "system": platform.system(),
+        },
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that ``folder`` is in, and whether files differ from it; None outside of one."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if git("ls-files", "--error-unmatch", str(folder / "batch.py")) == "":
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", str(folder)))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes() -> int | None:
+    """Peak resident memory of this process, where the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024

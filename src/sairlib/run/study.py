@@ -1,0 +1,218 @@
+"""A study: all objects of a run, assembled once; and what a run leaves behind, ready to be looked at."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sairlib.data.sequences import SequenceStore
+from sairlib.data.split import Part, Split
+from sairlib.errors import UserError
+from sairlib.evaluation.evaluator import Evaluator
+from sairlib.evaluation.rankings import Ranks
+from sairlib.files import write_json, write_text
+from sairlib.models.recommender import Recommender
+from sairlib.run import checkpoint, report, runtime
+from sairlib.run.log import RunLog
+from sairlib.training.objectives import Objective
+from sairlib.training.state import load_weights
+from sairlib.training.trainer import Trainer
+
+WRITTEN = ("config.yaml", "run.json", "metrics.jsonl", "best.pt", "events.out.tfevents.*", ".hydra/*.yaml")
+"""What a run writes before its first checkpoint of training's state."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run's record says of it, beside what its objects know."""
+
+    command: str
+    dataset: str
+    seed: int
+    documents: Mapping[str, str] = field(default_factory=dict)
+    """Texts to be kept in the run directory, by file name: config.yaml, the words of the command line."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Hyper-parameters by their dotted names, for TensorBoard."""
+    preparing: float = 0.0
+    """Seconds that the data and the objects took."""
+    notes: tuple[str, ...] = ()
+    """Lines to be said at the start."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a study; the test split was looked at once, with the weights that validation chose."""
+
+    directory: Path
+    best_epoch: int
+    validation: dict[str, float]
+    """The best epoch's figures on validation, by ``ranking/metric``."""
+    test: dict[str, Any]
+    """What stands in ``test.json``: figures by ranking and metric, intervals, hashes."""
+    ranks: dict[str, Ranks]
+
+    def __str__(self) -> str:
+        return report.table(self.test)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished (or interrupted) run, with the weights that validation chose."""
+
+    settings: dict[str, Any]
+    """The resolved configuration."""
+    split: Split
+    store: SequenceStore
+    model: Recommender
+    evaluator: Evaluator
+    best_epoch: int
+
+    def rank(self, part: Part = Part.TEST) -> dict[str, Ranks]:
+        """Every held-out item's ranks, by the name of the ranking."""
+        return self.evaluator.rank(self.model, part)
+
+    def test(self) -> dict[str, Any]:
+        """The final evaluation again: what stands in ``test.json``."""
+        return report.results(self.evaluator, self.rank(), self.split, self.best_epoch)
+
+
+class Study:
+    """Split, store, model, objective, evaluator and trainer that belong together. It runs once."""
+
+    def __init__(
+        self,
+        split: Split,
+        store: SequenceStore,
+        model: Recommender,
+        objective: Objective,
+        evaluator: Evaluator,
+        trainer: Trainer,
+        about: About,
+    ) -> None:
+        self.split = split
+        self.store = store
+        self.model = model
+        self.objective = objective
+        self.evaluator = evaluator
+        self.trainer = trainer
+        self.about = about
+        self._random = torch.get_rng_state()  # so that what others draw until the run begins changes nothing
+
+    def run(self, directory: str | Path, resume: bool = False) -> Result:
+        """Train, choose by validation, test once, and write it all into ``directory``, a new one.
+
+        ``resume``: go on from the ``last.pt`` in it instead.
+        UserError if the directory holds another run, or cannot be written, or what is in it is of another study.
+        """
+        directory, trainer = Path(directory), self.trainer
+        if trainer.progress.step or trainer.progress.epoch:
+            raise UserError("this study has run: assemble another one, with sairlib.study(...)")
+        state = state_to_resume(directory, resume)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the run directory {directory} ({error.strerror or error})") from error
+        torch.set_rng_state(self._random)
+        if state is not None:
+            trainer.restore(state, directory / "last.pt")
+        try:
+            record = self._open(directory)
+            with closing(RunLog(directory, trainer.progress.epoch, trainer.progress.step)) as log:
+                self._introduce(log)
+                trainer.fit(log)
+                return self._test(directory, record, log)
+        except KeyboardInterrupt:
+            if (directory / "last.pt").exists():
+                place = os.path.relpath(directory)
+                print(f"resume it by: python -m sairlib.resume run={place}", file=sys.stderr)
+            raise
+        finally:
+            if not (directory / "last.pt").exists():
+                _forget(directory)
+
+    def _open(self, directory: Path) -> dict[str, Any]:
+        """Write down what the run is; the record, to be completed by the test."""
+        drawn = self.evaluator.drawn
+        record = {
+            "command": self.about.command,
+            **runtime.describe(self.store.device),
+            "seed": self.about.seed,
+            "dataset": self.about.dataset,
+            "dataset_sha256": self.split.dataset.sha256(),
+            "split_sha256": self.split.sha256(),
+            "candidates_sha256": drawn.sha256() if drawn else None,
+            "n_parameters": self.model.n_parameters(),
+            "seconds": {"preparing": round(self.about.preparing, 3)},
+        }
+        for name, text in self.about.documents.items():
+            path = directory / name
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, text)
+        write_json(directory / "run.json", record)
+        return record
+
+    def _introduce(self, log: RunLog) -> None:
+        split, data, drawn = self.split, self.split.dataset, self.evaluator.drawn
+        for name, text in self.about.documents.items():
+            if name == "config.yaml":
+                log.text("config", text)
+        log.say(
+            f"{self.about.dataset}: {data.n_users:,} users, {data.n_items:,} items, {len(data.items):,} actions,"
+            f" {data.n_categories} categories; split {split.sha256()}"
+        )
+        if split.n_short:
+            log.say(f"{split.n_short:,} users have too few actions to be evaluated: theirs all train")
+        if drawn and drawn.n_short:
+            log.say(f"{drawn.n_short:,} users have fewer unseen items than asked for, and are ranked against those")
+        for line in self.about.notes:
+            log.say(line)
+        log.say(f"{type(self.model).__name__}: {self.model.n_parameters():,} parameters on {self.store.device}")
+
+    def _test(self, directory: Path, record: dict[str, Any], log: RunLog) -> Result:
+        """Rank the test items with the best weights, write down what comes, and show it."""
+        trainer, started = self.trainer, time.perf_counter()
+        best = checkpoint.load(directory / "best.pt", self.store.device)
+        load_weights(self.model, best, trainer.identity, directory / "best.pt")
+        ranks = self.evaluator.rank(self.model, Part.TEST)
+        test = report.results(self.evaluator, ranks, self.split, best["epoch"])
+        report.save_ranks(directory / "ranks.npz", ranks, self.split)
+        write_json(directory / "test.json", test)
+        record["seconds"] |= {
+            "training_and_validation": round(trainer.progress.seconds, 3),
+            "test": round(time.perf_counter() - started, 3),
+        }
+        write_json(directory / "run.json", {**record, "peak_memory_bytes": runtime.peak_memory_bytes()})
+        figures = {f"test/{ranking}/{name}": value for ranking in ranks for name, value in test[ranking].items()}
+        log.final(dict(self.about.settings), figures)
+        if best["epoch"] == trainer.settings.epochs:
+            log.say("the best epoch is the last: more epochs would likely give better figures")
+        log.say(f"\n{report.table(test)}")
+        log.say(f"\nbest epoch {best['epoch']}; everything is kept in {os.path.relpath(directory)}")
+        return Result(directory, best["epoch"], trainer.progress.best, test, ranks)
+
+
+def state_to_resume(directory: Path, resume: bool) -> dict[str, Any] | None:
+    """The state to go on from, or None for a fresh run; UserError if the directory does not fit the wish."""
+    if resume:
+        return checkpoint.load(directory / "last.pt")
+    if (directory / "config.yaml").exists() or (directory / "last.pt").exists():
+        raise UserError(
+            f"run_dir={directory} already holds a run: choose another, or resume it by"
+            f" python -m sairlib.resume run={directory}"
+        )
+    return None
+
+
+def _forget(directory: Path) -> None:
+    """Remove what a run has written that has come to nothing, so that its directory can be used again."""
+    for pattern in WRITTEN:
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)
+    if (directory / ".hydra").is_dir():
+        (directory / ".hydra").rmdir()

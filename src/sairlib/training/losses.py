@@ -1,0 +1,202 @@
+"""Losses: what a target costs, given the scores of what it is told from. Each says itself what that is."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, logsigmoid, softplus
+
+from sairlib.batch import PAD, Negatives, State, as_rows, like
+from sairlib.errors import UserError
+from sairlib.models.recommender import Products, Recommender
+from sairlib.nn.kernels.parts import in_parts
+from sairlib.nn.kernels.softmax import softmax, softmax_of_products
+from sairlib.training.negatives import Sampler
+
+
+class Loss(ABC):
+    """What each target costs. ``name`` is what it is called in configuration and record."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def check(self, model: Recommender, sampler: Sampler | None) -> None:
+        """UserError for a model, or negatives, that this loss has no meaning for."""
+
+    @abstractmethod
+    def each(self, model: Recommender, states: State, targets_XS: Tensor, negatives: Negatives | None) -> Tensor:
+        """Costs (X, S) of targets, seen from states (X, ...); 0 where the target is PAD.
+
+        ``negatives``, as in ``Batch``, has X in the place of (B, N).
+        """
+
+
+class DrawnLoss(Loss):
+    """Tells a target from drawn negatives. ``reads_log_odds``: whether it takes scores for log-odds."""
+
+    reads_log_odds: ClassVar[bool] = False
+
+    @abstractmethod
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        """Costs (...) of positives, column 0 of ``scores`` (..., 1 + C), told from negatives, its other columns.
+
+        ``counts``, of the same shape, is True where a score counts: not for PAD, nor for a negative that is the
+        positive itself. ``log_expected`` (broadcast to (..., C)) is as in ``Negatives``. What a positive that does not
+        count costs means nothing.
+        """
+
+    def check(self, model: Recommender, sampler: Sampler | None) -> None:
+        if sampler is None:
+            raise UserError(f"loss={self.name} needs negatives: choose negatives=uniform, shared or popular")
+        if self.reads_log_odds and not model.head.log_odds:
+            raise UserError(
+                f"loss={self.name} reads scores as log-odds, and those of {type(model).__name__} are negated distances,"
+                " never above 0; choose bpr, hinge, softmax or sampled_softmax"
+            )
+
+    def each(self, model: Recommender, states: State, targets_XS: Tensor, negatives: Negatives | None) -> Tensor:
+        assert negatives is not None
+        items_XSC, head = negatives.items_BNSC, model.head
+        asked_XS, scores_per_row = targets_XS != PAD, targets_XS.shape[1] * (1 + items_XSC.shape[-1])
+
+        def of_own(targets_XS: Tensor, items_XSC: Tensor, log_expected: Tensor, *rows: Tensor) -> Tensor:
+            candidates = torch.cat([targets_XS[..., None], items_XSC], -1)
+            scores = head.score(like(states, rows), candidates.flatten(1)).view(candidates.shape)
+            return self.cost(scores.float(), candidates != PAD, log_expected)
+
+        def of_shared(targets_XS: Tensor, *rows: Tensor) -> Tensor:
+            positive = head.score(like(states, rows), targets_XS)[..., None]
+            shared = head.score_shared(like(states, rows), items_C)[:, None].expand(*targets_XS.shape, -1)
+            counts = torch.cat([(targets_XS != PAD)[..., None], targets_XS[..., None] != items_C], -1)
+            return self.cost(torch.cat([positive, shared], -1).float(), counts, negatives.log_expected.flatten())
+
+        if negatives.shared:
+            items_C = items_XSC.flatten()
+            costs_XS = in_parts(of_shared, scores_per_row, asked_XS.any(-1), targets_XS, *as_rows(states))
+        else:
+            own = items_XSC, negatives.log_expected.expand(*items_XSC.shape[:-1], -1)
+            costs_XS = in_parts(of_own, scores_per_row, asked_XS.any(-1), targets_XS, *own, *as_rows(states))
+        return costs_XS.where(asked_XS, 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class BCE(DrawnLoss):
+    """-log sigmoid(s+) - sum over negatives of log(1 - sigmoid(s-)) (SASRec, section III-E; SAIR, eq. 12)."""
+
+    name = "bce"
+    reads_log_odds = True
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        return softplus(-scores[..., 0]) + _sum(softplus(scores[..., 1:]), counts)
+
+
+@final
+@dataclass(frozen=True)
+class GBCE(DrawnLoss):
+    """-beta log sigmoid(s+) - sum of log(1 - sigmoid(s-)), beta = a (t (1 - 1/a) + 1/a) (Petrov and Macdonald, 2023).
+
+    a is the share of the negatives that is drawn; t = 0 is BCE, t = 1 undoes the overconfidence whole.
+    """
+
+    name = "gbce"
+    reads_log_odds = True
+    t: float = 0.75
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        share = log_expected.exp()
+        beta = (share * (self.t * (1 - 1 / share) + 1 / share)).expand_as(scores[..., 1:])[..., 0]
+        return beta * softplus(-scores[..., 0]) + _sum(softplus(scores[..., 1:]), counts)
+
+
+@final
+@dataclass(frozen=True)
+class BPR(DrawnLoss):
+    """-log sigmoid(s+ - s-), the mean over the negatives (Rendle et al., 2009)."""
+
+    name = "bpr"
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        each = softplus(scores[..., 1:] - scores[..., :1])
+        return _sum(each, counts) / counts[..., 1:].sum(-1).clamp_min(1)
+
+
+@final
+@dataclass(frozen=True)
+class BPRMax(DrawnLoss):
+    """-log sum w- sigmoid(s+ - s-) + r sum w- s-^2, w- the softmax of the negatives (Hidasi and Karatzoglou, 2018).
+
+    ``regularisation`` is r.
+    """
+
+    name = "bpr_max"
+    regularisation: float = 1.0
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        none = ~counts[..., 1:].any(-1, keepdim=True)
+        negatives = scores[..., 1:].masked_fill(~(counts[..., 1:] | none), -torch.inf)
+        log_weights = log_softmax(negatives, -1)
+        log_likelihood = torch.logsumexp(log_weights + logsigmoid(scores[..., :1] - scores[..., 1:]), -1)
+        penalty = (log_weights.exp() * scores[..., 1:].square()).sum(-1)
+        return (self.regularisation * penalty - log_likelihood).masked_fill(none[..., 0], 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class Hinge(DrawnLoss):
+    """Sum over negatives of max(0, margin + s- - s+) (AttRec, eq. 13, where s is a negated distance)."""
+
+    name = "hinge"
+    margin: float = 0.5
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        return _sum((self.margin + scores[..., 1:] - scores[..., :1]).clamp_min(0), counts)
+
+
+@final
+@dataclass(frozen=True)
+class SampledSoftmax(DrawnLoss):
+    """-log of the positive's softmax among the drawn.
+
+    ``logq`` takes log(its expected count) from a negative's score (Bengio and Senecal, 2008). The sum is then, in
+    expectation, that over everything that may be drawn: over the whole catalogue with ``negatives=shared`` or
+    ``popular``; with ``uniform`` over the items that the user has not had in training, and the target.
+    """
+
+    name = "sampled_softmax"
+    logq: bool = True
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        negatives = scores[..., 1:] - log_expected if self.logq else scores[..., 1:]
+        negatives = negatives.masked_fill(~counts[..., 1:], -torch.inf)
+        return torch.logsumexp(torch.cat([scores[..., :1], negatives], -1), -1) - scores[..., 0]
+
+
+@final
+@dataclass(frozen=True)
+class Softmax(Loss):
+    """-log of the target's softmax among all items (cross-entropy)."""
+
+    name = "softmax"
+
+    def check(self, model: Recommender, sampler: Sampler | None) -> None:
+        if sampler is not None:
+            raise UserError("loss=softmax is over all items and draws no negatives: choose negatives=none")
+
+    def each(self, model: Recommender, states: State, targets_XS: Tensor, negatives: Negatives | None) -> Tensor:
+        asked_XS, head = targets_XS != PAD, model.head
+
+        def of_all(targets_XS: Tensor, *rows: Tensor) -> Tensor:
+            return softmax(head.score_all(like(states, rows)), targets_XS)
+
+        if isinstance(head, Products) and isinstance(states, Tensor):
+            costs_XS = softmax_of_products(states, *head.of(None), targets_XS, asked_XS.any(-1))
+        else:
+            costs_XS = in_parts(of_all, model.n_items + 1, asked_XS.any(-1), targets_XS, *as_rows(states))
+        return costs_XS.where(asked_XS, 0.0)
+
+
+def _sum(each: Tensor, counts: Tensor) -> Tensor:
+    return each.where(counts[..., 1:], 0.0).sum(-1)

@@ -1,0 +1,68 @@
+"""The training loop's settings, and the learning rate that they come to."""
+
+import math
+from dataclasses import dataclass
+
+from sairlib.errors import UserError
+
+SCHEDULES = ("constant", "linear", "cosine")
+OPTIMIZERS = ("adam", "adamw", "adagrad")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The training loop's settings.
+
+    epochs, batch_size: an epoch shows every user once.
+    optimizer: ``adam``, ``adamw`` or ``adagrad`` (which uses no betas). lr, betas, weight_decay: its own. The decay is
+    L2 in the gradient, as most of the papers use it; ``adamw``'s is apart from it, lr x weight_decay of every weight.
+    schedule: ``constant``, or ``linear`` / ``cosine`` down to 0 at the last epoch, after ``warmup_steps`` up from 0.
+    grad_clip: largest gradient norm, 0 for no limit.
+    patience: stop after so many epochs without a better validation figure ``monitor`` (ranking/metric); 0 never stops.
+    eval_every: epochs between validations.
+    precision: ``fp32``, or ``bf16`` (autocast; weights, optimiser and scores stay fp32; on CPU it was not faster).
+    compile: pass the forward pass and the loss through torch.compile.
+    length_window: so many batches' sequences are sorted by length before they are cut into batches: less padding, the
+    larger the less; 1 mixes lengths fully.
+    """
+
+    epochs: int = 200
+    batch_size: int = 128
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    grad_clip: float = 0.0
+    patience: int = 20
+    eval_every: int = 1
+    monitor: str = "sampled/ndcg@10"
+    precision: str = "fp32"
+    compile: bool = False
+    length_window: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_every", "length_window"):
+            if getattr(self, name) < 1:
+                raise UserError(f"training.{name}={getattr(self, name)}: must be 1 or more")
+        for name in ("weight_decay", "warmup_steps", "grad_clip", "patience"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"training.{name}={getattr(self, name)}: must be 0 or more")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise UserError(f"training.lr={self.lr}: must be greater than 0")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"training.betas={list(self.betas)}: give two numbers in [0, 1)")
+        chosen = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        for name, choices in chosen.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"training.{name}={getattr(self, name)}: choose one of {', '.join(choices)}")
+
+    def lr_at(self, step: int, total_steps: int) -> float:
+        """Learning rate of the step'th step (from 0) of ``total_steps``."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        shrink = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+        return self.lr * shrink[self.schedule]

@@ -1,0 +1,161 @@
+"""A table that is not marked ``whole`` is read by rows alone: what RowAdam leaves behind, no model may see."""
+
+import math
+from collections.abc import Callable
+from typing import final
+
+import pytest
+import torch
+from asked import history
+from every import UNTRAINED, M, config, data, every_model, histories, made, objective, store
+from torch import Tensor
+
+from sairlib import build
+from sairlib.batch import PAD, Batch, History, State
+from sairlib.data.sequences import Rows
+from sairlib.evaluation.evaluator import Evaluator
+from sairlib.evaluation.rankings import EvaluationSettings
+from sairlib.models.recommender import Head, Products, Recommender, StepModel
+from sairlib.models.transrec import TransRec
+from sairlib.nn.layers import Table
+from sairlib.training import optimisers
+from sairlib.training.losses import Softmax
+from sairlib.training.objectives import Objective
+from sairlib.training.optimisers import RowAdam
+from sairlib.training.settings import TrainingSettings
+from sairlib.training.trainer import Trainer
+
+USERS = (3, 1, 0, 2, 0)
+"""Whose sequences make each of five steps: one user's, so that most rows are left alone by most steps."""
+
+
+def asks(name: str) -> Objective:
+    """What the yaml asks, by drawn negatives (a loss over all items moves every row at every step), and at a scale that
+    leaves Adam's epsilon without effect, which is all by which the two differ."""
+    words = ["loss=sampled_softmax", "negatives=uniform"] if isinstance(objective(name).cost, Softmax) else []
+    made = build.objective(config(name, *words), store(), batch_size=1)
+    made.steps_per_batch = 1e-4
+    return made
+
+
+def trained(make: Callable[[], Recommender], objective: Objective, rarely: float, patch: pytest.MonkeyPatch) -> Trainer:
+    """After five steps in training mode, dropout and all."""
+    patch.setattr(optimisers, "RARELY", rarely)
+    evaluator = Evaluator(data(), store(), EvaluationSettings(n_candidates=0))
+    settings = TrainingSettings(lr=0.01, monitor="full/mrr")
+    trainer = Trainer(make(), objective, store(), evaluator, settings, 0, {})
+    trainer.model.train()
+    torch.manual_seed(0)
+    for user in USERS:
+        users_B = torch.tensor([user])
+        trainer.step(Rows(users_B, int(store().train_steps(users_B))))
+    return trainer
+
+
+def check(make: Callable[[], Recommender], objective: Objective, patch: pytest.MonkeyPatch) -> None:
+    """By rows and whole, from the same seed, training ends at the same weights."""
+    by_rows = trained(make, objective, 0, patch)
+    whole = trained(make, objective, math.inf, patch)
+    [own] = [optimizer for optimizer in by_rows.optimizers if isinstance(optimizer, RowAdam)]
+    assert not any(isinstance(optimizer, RowAdam) for optimizer in whole.optimizers)
+    tables = read_by_rows(by_rows.model)
+    assert {id(table.weight) for table in tables} == {id(weight) for weight in own.param_groups[0]["params"]}
+    left_behind = sum(int((own.state[table.weight]["seen_at"] < len(USERS)).sum()) for table in tables)
+    assert left_behind > len(tables), "every row was looked up in the last step: nothing was owed"
+    by_rows.catch_up()
+    for own_table, table in zip(tables, read_by_rows(whole.model), strict=True):
+        torch.testing.assert_close(own_table.weight, table.weight, rtol=1e-4, atol=2e-5)
+    # Scores, and not all other weights: a bias of keys has no gradient but rounding, which Adam blows up.
+    torch.testing.assert_close(scores(by_rows.model), scores(whole.model), rtol=1e-4, atol=1e-4)
+
+
+def read_by_rows(model: Recommender) -> list[Table]:
+    return [table for table in tables_of(model) if not table.whole]
+
+
+def tables_of(model: Recommender) -> list[Table]:
+    return [module for module in model.modules() if isinstance(module, Table)]
+
+
+@torch.no_grad()
+def scores(model: Recommender) -> Tensor:
+    return model.eval().head.score_all(model.newest(history(histories(3, 8, 1, 5))))[:, 1:]
+
+
+@every_model
+def test_training_by_rows_ends_where_training_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in UNTRAINED:
+        pytest.skip("nothing to train")
+    if not read_by_rows(made(name)):
+        pytest.skip("has no such table")
+    check(lambda: made(name), asks(name), monkeypatch)
+
+
+@final
+class Reads(StepModel):
+    """Looks its items up, and reads the table otherwise as ``how`` says."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.n_items = M
+        self.how = how
+        self.table = Table(M + 1, 4, padding_idx=PAD)
+
+    def encode(self, history: History) -> Tensor:
+        if self.how == "as an array":
+            return self.table.weight[history.items_BN]
+        states_BND: Tensor = self.table(history.items_BN)
+        return states_BND + self.table.weight.detach().mean(0) if self.how == "its mean" else states_BND
+
+    @property
+    def head(self) -> Head:
+        return Products(self.table.of)
+
+    def auxiliary(self, batch: Batch, states: State) -> dict[str, Tensor]:
+        return {"l2": 0.1 * self.table.weight.square().sum()} if self.how == "its norm" else {}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        if self.how == "after a step":
+            self.table.weight.renorm_(2, 0, 0.3)
+
+
+def test_a_model_that_reads_by_rows_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(lambda: Reads("by rows alone"), asks("sasrec"), monkeypatch)
+
+
+@pytest.mark.parametrize("how", ["its mean", "after a step"])
+def test_a_model_that_looks_at_rows_left_behind_is_caught(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError, match="not close"):
+        check(lambda: Reads(how), asks("sasrec"), monkeypatch)
+
+
+@pytest.mark.parametrize("how", ["as an array", "its norm"])
+def test_a_gradient_of_the_whole_table_stops_the_first_step(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError):
+        trained(lambda: Reads(how), asks("sasrec"), 0, monkeypatch)
+    trained(lambda: Reads(how), asks("sasrec"), math.inf, monkeypatch)  # where all rows are up to date it may
+
+
+@every_model
+def test_every_mark_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tables marked ``whole``, each by itself cannot be read by rows."""
+
+    def unmarked(i: int) -> Recommender:
+        model = made(name)
+        tables_of(model)[i].whole = False
+        return model
+
+    for i, table in enumerate(tables_of(made(name))):
+        if table.whole:
+            with pytest.raises((AssertionError, RuntimeError), match=r"not close|aten::_indices"):
+                check(lambda i=i: unmarked(i), asks(name), monkeypatch)
+
+
+def test_what_is_marked_whole_is_left_to_adam(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trained(lambda: made("transrec"), asks("transrec"), 0, monkeypatch)
+    [own] = [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, RowAdam)]
+    model = trainer.model
+    assert isinstance(model, TransRec) and model.item_points.whole
+    assert not any(weight is model.item_points.weight for weight in own.param_groups[0]["params"])

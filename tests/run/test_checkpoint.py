@@ -1,0 +1,206 @@
+"""A checkpoint is whole, or refused in one line; nothing is ever half written or half loaded."""
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sairlib.errors import UserError
+from sairlib.run import checkpoint
+from sairlib.training.state import load_weights
+
+IDENTITY = {"model": "a.B", "data and split": "f00"}
+
+
+def state(value: float = 1.0) -> dict[str, Any]:
+    weights = {"weight": torch.full((2, 3), value), "bias": torch.arange(2.0)}
+    return {"identity": IDENTITY, "model": weights, "progress": {"epoch": 3, "best": {"m": 0.5}}}
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    return bool(one == other)
+
+
+def one_line(error: pytest.ExceptionInfo[UserError], *words: str) -> bool:
+    text = str(error.value)
+    return "\n" not in text and all(word in text for word in words)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, state(1.0))
+    checkpoint.save(path, state(2.0))
+    found = checkpoint.load(path)
+    assert found.pop("format") == checkpoint.FORMAT
+    assert equal(found, state(2.0))
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+@pytest.mark.parametrize("fault", ["torch.save", "os.fsync", "os.replace", "interrupt"])
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_failed_write_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, existed: bool
+) -> None:
+    path = tmp_path / "last.pt"
+    if existed:
+        checkpoint.save(path, state(1.0))
+    whole = path.read_bytes() if existed else b""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def half(_: object, file: io.BufferedWriter) -> None:
+        file.write(b"PK half")
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    def stop(_: object, file: io.BufferedWriter) -> None:
+        file.write(b"PK half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if fault == "torch.save":
+            patch.setattr(torch, "save", half)
+        elif fault == "interrupt":
+            patch.setattr(torch, "save", stop)
+        else:
+            patch.setattr(os, fault.removeprefix("os."), fail)
+        with pytest.raises(KeyboardInterrupt if fault == "interrupt" else UserError) as error:
+            checkpoint.save(path, state(2.0))
+    if fault != "interrupt":
+        assert one_line(error, f"could not write checkpoint {path}")
+        assert ("the previous one is intact" in str(error.value)) == existed
+    assert os.listdir(tmp_path) == ["last.pt"] * existed
+    assert not existed or path.read_bytes() == whole
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file size there")
+def test_a_full_disk_leaves_the_old_one(tmp_path: Path) -> None:
+    # In a process of its own: a limit on file size is there for good.
+    program = f"""
+import resource, torch
+from pathlib import Path
+from sairlib.run import checkpoint
+from sairlib.training.state import load_weights
+from sairlib.errors import UserError
+path = Path({str(tmp_path)!r}) / "last.pt"
+checkpoint.save(path, {{"model": torch.ones(10)}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    checkpoint.save(path, {{"model": torch.zeros(100_000)}})
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("could not write checkpoint") and done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert torch.equal(checkpoint.load(tmp_path / "last.pt")["model"], torch.ones(10))
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="could not write checkpoint"):
+        checkpoint.save(tmp_path / "gone" / "last.pt", state())
+    with pytest.raises(UserError, match="no checkpoint at"):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+def test_every_truncation_and_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, state())
+    whole = path.read_bytes()
+    messages = []
+    for size in range(0, len(whole), 97):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError) as error:
+            checkpoint.load(path)
+        assert one_line(error, str(path))
+    folder_marks = [at + 38 for at in range(len(whole)) if whole[at : at + 4] == b"PK\1\2"]  # torch believes these
+    for at in [*range(0, len(whole), 5), *folder_marks]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            found = checkpoint.load(path)
+        except UserError as error:
+            messages.append(str(error))
+        else:  # a byte that nobody reads, such as padding
+            assert equal(found, {"format": checkpoint.FORMAT, **state()}), f"byte {at}"
+    assert len(messages) > 100 and not any("\n" in message for message in messages)
+
+
+class Evil:
+    """Unpickles to whatever it likes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
+    path, trap = tmp_path / "last.pt", tmp_path / "trap"
+    torch.save({"format": checkpoint.FORMAT, **state(), "progress": Evil(trap)}, path)
+    with pytest.raises(UserError, match="is not a sairlib checkpoint") as error:
+        checkpoint.load(path)
+    assert one_line(error) and not trap.exists()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Evil(trap)))
+        archive.writestr("archive/version", "3\n")
+    with pytest.raises(UserError, match="is not a sairlib checkpoint") as error:
+        checkpoint.load(path)
+    assert one_line(error) and not trap.exists()
+    path.write_bytes(pickle.dumps(Evil(trap)))
+    with pytest.raises(UserError, match="is not a whole checkpoint"):
+        checkpoint.load(path)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"weight": torch.ones(1)}, torch.ones(3)])
+def test_what_is_none_of_ours_is_said(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="is not a sairlib checkpoint"):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+def test_a_newer_format_asks_for_an_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+        checkpoint.save(tmp_path / "last.pt", state())
+    with pytest.raises(UserError, match=r"has checkpoint format 2, this sairlib reads 1: upgrade sairlib"):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"identity": {**IDENTITY, "model": "a.C"}}, r"belongs to another model \(a\.C, here a\.B\)"),
+        ({"identity": {**IDENTITY, "data and split": "bad"}}, r"belongs to another data and split"),
+        ({"identity": {}}, r"belongs to another model"),
+        ({"identity": None}, r"lacks"),
+        ({"model": None}, r"lacks"),
+        ({"model": {"weight": torch.ones(3, 3), "bias": torch.ones(2)}}, r"weight is \(3, 3\), here \(2, 3\)"),
+        ({"model": {"weight": torch.ones(2, 3)}}, r"other settings: bias is None, here \(2,\)"),
+        ({"model": {**state()["model"], "more": torch.ones(1)}}, r"more is \(1,\), here None"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_loaded(change: dict[str, Any], message: str) -> None:
+    model = nn.Linear(3, 2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    stored = {key: value for key, value in {**state(7.0), **change}.items() if value is not None}
+    with pytest.raises(UserError, match=message) as error:
+        load_weights(model, stored, IDENTITY, Path("last.pt"))
+    assert one_line(error, "last.pt")
+    assert equal(dict(model.state_dict()), before)
+    load_weights(model, state(7.0), IDENTITY, Path("last.pt"))
+    assert (model.weight == 7).all()

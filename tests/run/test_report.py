@@ -1,0 +1,89 @@
+"""What a run leaves behind of its ranks gives the reported figures again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+from sairlib.data.split import Split
+from sairlib.errors import UserError
+from sairlib.evaluation.rankings import Ranks
+from sairlib.run.report import read_ranks, save_ranks
+
+SPLIT = small.split([[1, 2, 3, 4], [2, 3], [5, 6, 1, 2, 3]], 9)  # the user in the middle is not evaluated
+TIED = {
+    "sampled": Ranks(np.array([2, 1]), np.array([3, 1])),
+    "full_with_history": Ranks(np.array([0, 8]), np.array([0, 0])),
+}
+
+
+def test_ranks_come_back_with_the_users_of_the_file(tmp_path: Path) -> None:
+    save_ranks(tmp_path / "ranks.npz", TIED, SPLIT)
+    users, found = read_ranks(tmp_path / "ranks.npz")
+    assert users.tolist() == [0, 2]
+    assert list(found) == list(TIED)
+    for name, ranks in TIED.items():
+        assert np.array_equal(found[name].better_E, ranks.better_E)
+        assert np.array_equal(found[name].tied_E, ranks.tied_E)
+        assert found[name].means((1, 5)) == ranks.means((1, 5))
+
+
+def test_a_user_stands_there_as_often_as_there_are_targets_of_it(tmp_path: Path) -> None:
+    data = small.dataset([[1, 2, 3, 4], [2, 3], [5, 6, 1, 2, 3]], 9)
+    made = Split(data, np.array([2, 2, 2]), small.targets((0, 2)), small.targets((2, 4), (0, 3), (2, 3)))
+    better = np.array([4, 5, 6])
+    save_ranks(tmp_path / "ranks.npz", {"full": Ranks(better, np.zeros(3, np.int64))}, made)
+    users, found = read_ranks(tmp_path / "ranks.npz")
+    assert users.tolist() == [2, 0, 2] and found["full"].better_E.tolist() == [4, 5, 6]
+
+
+def test_under_ties_the_figures_are_not_those_of_the_mean_rank(tmp_path: Path) -> None:
+    """Worked out by hand: 2 better and 3 tied is any rank of 3, 4, 5 and 6; 1 better and 1 tied is 2 or 3."""
+    save_ranks(tmp_path / "ranks.npz", TIED, SPLIT)
+    _, found = read_ranks(tmp_path / "ranks.npz")
+    means, ranks = found["sampled"].means((2, 3, 4)), found["sampled"]
+    assert means["hr@2"] == pytest.approx((0 + 1 / 2) / 2)
+    assert means["hr@3"] == pytest.approx((1 / 4 + 1) / 2)
+    assert means["hr@4"] == pytest.approx((2 / 4 + 1) / 2)
+    assert means["mrr"] == pytest.approx(((1 / 3 + 1 / 4 + 1 / 5 + 1 / 6) / 4 + (1 / 2 + 1 / 3) / 2) / 2)
+    ndcg = (1 / np.log2(4)) / 4, (1 / np.log2(3) + 1 / np.log2(4)) / 2
+    assert means["ndcg@3"] == pytest.approx(sum(ndcg) / 2)
+    mean_ranks = 1 + ranks.better_E + ranks.tied_E / 2  # 4.5 and 2.5: a tie across the cut-off is all in or all out
+    for k in (2, 3, 4):
+        assert abs((mean_ranks <= k).mean() - means[f"hr@{k}"]) > 0.1
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 half", b"users", None])
+def test_what_holds_no_ranks_is_said(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "ranks.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"ranks\.npz holds no ranks of a run"):
+        read_ranks(tmp_path / "ranks.npz")
+
+
+def test_arrays_of_something_else_are_no_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.npz"
+    np.savez(path, full_better=np.ones(3))
+    with pytest.raises(UserError, match="holds no ranks of a run"):
+        read_ranks(path)
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(UserError, match="holds no ranks of a run"):
+        read_ranks(path)
+
+
+def test_damage_to_the_content_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.npz"
+    save_ranks(path, {"full": TIED["sampled"]}, SPLIT)
+    whole, messages = path.read_bytes(), []
+    for at in range(0, whole.index(b"PK\1\2"), 3):  # up to the archive's directory
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            users, found = read_ranks(path)
+        except UserError as error:
+            messages.append(str(error))
+        else:  # a byte that nobody reads
+            assert users.tolist() == [0, 2] and found["full"].better_E.tolist() == [2, 1]
+            assert found["full"].tied_E.tolist() == [3, 1]
+    assert len(messages) > 80 and not any("\n" in message for message in messages)

@@ -1,0 +1,32 @@
+"""Small data sets for tests, written down as lists of items."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sairlib.batch import PAD
+from sairlib.data.dataset import Dataset
+from sairlib.data.split import Split, Targets, leave_one_out
+
+
+def dataset(sequences: Sequence[Sequence[int]], n_items: int, timed: bool = False) -> Dataset:
+    """Users 0, 1, ... with these items of 1..n_items, without categories.
+
+    ``timed``: an action's time is its place among all actions, from 1.
+    """
+    items = np.concatenate([np.array(sequence, np.int64) for sequence in sequences])
+    offsets = np.cumsum([0, *map(len, sequences)])
+    no_categories = np.full((n_items + 1, 0), PAD, np.int64)
+    times = np.arange(1, len(items) + 1) if timed else None
+    return Dataset(items, offsets, np.arange(len(sequences)), np.arange(1, n_items + 1), no_categories, (), times)
+
+
+def split(sequences: Sequence[Sequence[int]], n_items: int, timed: bool = False) -> Split:
+    """Leave-one-out."""
+    return leave_one_out(dataset(sequences, n_items, timed))
+
+
+def targets(*pairs: tuple[int, int]) -> Targets:
+    """Of (user, position) pairs."""
+    users_E, positions_E = np.array(pairs, np.int64).reshape(-1, 2).T
+    return Targets(users_E.copy(), positions_E.copy())

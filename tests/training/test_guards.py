@@ -1,0 +1,221 @@
+"""What the trainer must do around a model, and when it must not update tables by rows: taken away, each is missed."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from asked import next_item
+from calls import Actions, Commands, epochs, turning, write_data
+from ring import M, by_rows, fit, trainer
+from torch import Tensor
+
+from sairlib.nn.layers import Table
+from sairlib.run import checkpoint
+from sairlib.training import optimisers
+from sairlib.training.losses import Softmax
+from sairlib.training.optimisers import RowAdam, follows, tables_by_rows
+from sairlib.training.trainer import Trainer
+
+# What a run leaves behind says whether the trainer did its part.
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    home = tmp_path_factory.mktemp("guards")
+    write_data(home, turning())
+    with pytest.MonkeyPatch.context() as patch:
+        yield Commands(home, patch)
+
+
+def test_every_step_of_the_data_weighs_the_same_in_whatever_batch(commands: Commands) -> None:
+    """Nothing is learnt or drawn here: the epoch's loss is the mean over all steps, not over batches."""
+    words = ("model=sasrec", "model.dropout=0", "loss=softmax", "training.lr=1e-30", "training.epochs=1")
+    whole, parted = (
+        epochs(commands.train(f"by-{size}", *words, f"training.batch_size={size}"))[0]["loss"] for size in (40, 3)
+    )
+    assert parted == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("model", ["transrec", "attrec"])
+def test_points_that_are_held_to_a_ball_are_in_it_after_every_step(model: str, commands: Commands) -> None:
+    run = commands.train(model, f"model={model}", "model.d=8", "training.epochs=1", "training.lr=1.0")
+    weights = checkpoint.load(run / "last.pt")["model"]
+    points = [value for value in weights.values() if value.shape == (61, 8)]
+    assert points
+    for points_MD in points:
+        norms_M = points_MD[1:].norm(dim=1)
+        assert 0.99 < norms_M.max() < 1 + 1e-5, "at this rate some are stopped by the limit"
+
+
+def test_popularity_is_counted_before_anything_is_ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against counts by hand: of training actions alone, and among what the user has not had."""
+    actions: Actions = [(user, (user * step) % 17) for user in range(1, 30) for step in range(4 + user % 5)]
+    write_data(tmp_path, actions)
+    run = Commands(tmp_path, monkeypatch).train("run", "model=poprec")
+    taken: dict[int, list[int]] = defaultdict(list)
+    for user, item in actions:
+        taken[user].append(item)
+    counts = Counter(item for items in taken.values() for item in items[:-2])
+    with np.load(run / "ranks.npz") as ranks:
+        rows = zip(ranks["user"].tolist(), ranks["full_better"].tolist(), ranks["full_tied"].tolist(), strict=True)
+    found = {user: (better, tied) for user, better, tied in rows}
+    wanted = {}
+    for user, (*history, target) in taken.items():
+        others = [counts[item] for item in set(range(17)) - {target, *history}]
+        wanted[user] = (sum(c > counts[target] for c in others), sum(c == counts[target] for c in others))
+    assert found == wanted
+    assert len(set(wanted.values())) > 5
+
+
+def test_settings_given_on_resuming_win_over_the_stored_ones(commands: Commands) -> None:
+    commands.train("resumed", "model=sasrec", "training.epochs=1")
+    given = ("training.betas=[0.5,0.75]", "training.weight_decay=0.125", "training.lr=0.25")
+    run = commands.train("resumed", "resume=true", "training.epochs=2", *given)
+    (kept,) = checkpoint.load(run / "last.pt")["optimizers"]
+    (group,) = kept["param_groups"]
+    assert (tuple(group["betas"]), group["weight_decay"], group["lr"]) == ((0.5, 0.75), 0.125, 0.25)
+
+
+# Diagnosis.
+
+
+def test_a_model_is_diagnosed_as_it_ranks_without_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, modes = trainer(sair=True, epochs=2), []
+    diagnose = made.model.diagnose
+
+    def watched(*given: Any) -> dict[str, Tensor]:
+        modes.append(made.model.training)
+        return diagnose(*given)
+
+    monkeypatch.setattr(made.model, "diagnose", watched)
+    fit(made, tmp_path)
+    assert modes == [False, False]
+
+
+# Tables by rows.
+
+
+@pytest.fixture
+def small_tables_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows a table has, it may be updated by rows."""
+    monkeypatch.setattr(optimisers, "RARELY", 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"compile": True},
+        {"weight_decay": 0.1},
+        {"grad_clip": 1.0},
+        {"optimizer": "adagrad"},
+        {"betas": (0.99, 0.9)},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+@pytest.mark.usefixtures("small_tables_too")
+def test_rows_are_not_updated_alone_where_a_step_moves_or_needs_all(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # it takes seconds, and none is run
+    assert by_rows(trainer()), "nothing was to be refused"
+    assert not by_rows(trainer(**settings))
+
+
+@pytest.mark.usefixtures("small_tables_too")
+def test_rows_are_not_updated_alone_under_a_loss_over_all_items() -> None:
+    made = trainer()
+    full = next_item(made.store, loss=Softmax(), kind="none")
+    again = Trainer(made.model, full, made.store, made.evaluator, made.settings, 0, {})
+    assert by_rows(made) and not by_rows(again)
+
+
+@pytest.mark.usefixtures("small_tables_too")
+def test_rows_are_updated_alone_on_cpu_only() -> None:
+    made = trainer()
+    assert tables_by_rows(made.model, made.settings, 1.0)
+    assert tables_by_rows(made.model.to("meta"), made.settings, 1.0) == []
+
+
+def test_rows_are_updated_alone_in_large_tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer()
+    looked_up = made.objective.steps_per_batch * 3  # an input, a target and a negative a step
+    monkeypatch.setattr(optimisers, "RARELY", 1.001 * (M + 1) / looked_up)
+    assert not by_rows(trainer())
+    monkeypatch.setattr(optimisers, "RARELY", 0.999 * (M + 1) / looked_up)
+    assert by_rows(trainer())
+
+
+@pytest.mark.usefixtures("small_tables_too")
+def test_given_betas_win_in_tables_by_rows_too(tmp_path: Path) -> None:
+    fit(trainer(epochs=1), tmp_path)
+    again = trainer(epochs=2, betas=(0.5, 0.75))
+    (rows,) = by_rows(again)
+    again.restore(checkpoint.load(tmp_path / "last.pt"), tmp_path / "last.pt")
+    assert [optimizer.param_groups[0]["betas"] for optimizer in again.optimizers] == [(0.5, 0.75)] * 2
+    assert "weight_decay" not in rows.param_groups[0]
+
+
+@pytest.mark.usefixtures("small_tables_too")
+def test_all_rows_are_up_to_date_when_an_epoch_is_over(tmp_path: Path) -> None:
+    made = trainer(epochs=1, batch_size=1)  # a batch so small that rows are left out of it
+    fit(made, tmp_path)
+    (rows,) = by_rows(made)
+    rows.catch_up()
+    kept = checkpoint.load(tmp_path / "best.pt")["model"]
+    assert all(torch.equal(kept[name], value) for name, value in made.model.state_dict().items())
+
+
+# RowAdam.
+
+
+def moved() -> tuple[Table, RowAdam]:
+    """A table after two steps, the second without rows 1 and 2: those owe something."""
+    torch.manual_seed(0)
+    table = Table(7, 3, padding_idx=0)
+    optimizer = RowAdam([table], lr=0.1, betas=(0.9, 0.98))
+    for ids in ([1, 2, 3], [3]):
+        optimizer.zero_grad()
+        table(torch.tensor(ids)).square().sum().backward()
+        optimizer.step()
+    return table, optimizer
+
+
+def test_what_is_looked_up_without_gradients_writes_nothing() -> None:
+    table, _ = moved()
+    before, ids = table.weight.detach().clone(), torch.tensor([1, 2])
+    with torch.no_grad():
+        table(ids)
+    assert torch.equal(table.weight, before)
+    table(ids)
+    assert not torch.equal(table.weight, before), "nothing was owed"
+
+
+def test_rows_that_are_up_to_date_are_not_written_again() -> None:
+    """What autograd has kept of the table stays valid over another lookup."""
+    table, optimizer = moved()
+    optimizer.catch_up()
+    x_D = torch.ones(3, requires_grad=True)
+    total = (table.weight @ x_D).sum() + (table(torch.tensor([1, 3])) @ x_D).sum()
+    (found_D,) = torch.autograd.grad(total, x_D)
+    torch.testing.assert_close(found_D, table.weight.sum(0) + table.weight[1] + table.weight[3])
+
+
+def test_a_step_without_a_lookup_still_moves_what_was_looked_up_before() -> None:
+    table, optimizer = moved()
+    optimizer.zero_grad()
+    assert table.weight.grad is None
+    before = table.weight.detach().clone()
+    optimizer.step()
+    optimizer.catch_up()
+    moving = (table.weight != before).any(1)
+    assert moving.tolist() == [False, True, True, True, False, False, False]
+
+
+def test_a_row_that_would_owe_without_end_is_not_followed() -> None:
+    assert follows((0.9, 0.98)) and follows((0.0, 0.1))
+    assert not follows((0.9, 0.81)) and not follows((math.sqrt(0.5), 0.5))

@@ -1,0 +1,103 @@
+"""Every loss against loops in plain numbers, straight from its formula."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sairlib.training.losses import BCE, BPR, GBCE, BPRMax, DrawnLoss, Hinge, SampledSoftmax
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def bce(positive: float, negatives: list[float], expected: float) -> float:
+    return -math.log(sigmoid(positive)) - sum(math.log(1 - sigmoid(s)) for s in negatives)
+
+
+def gbce(positive: float, negatives: list[float], expected: float, t: float) -> float:
+    share = expected
+    beta = share * (t * (1 - 1 / share) + 1 / share)
+    return -beta * math.log(sigmoid(positive)) - sum(math.log(1 - sigmoid(s)) for s in negatives)
+
+
+def bpr(positive: float, negatives: list[float], expected: float) -> float:
+    return -sum(math.log(sigmoid(positive - s)) for s in negatives) / max(1, len(negatives))
+
+
+def bpr_max(positive: float, negatives: list[float], expected: float, regularisation: float) -> float:
+    if not negatives:
+        return 0.0
+    weights = [math.exp(s) / sum(map(math.exp, negatives)) for s in negatives]
+    likely = sum(w * sigmoid(positive - s) for w, s in zip(weights, negatives, strict=True))
+    return -math.log(likely) + regularisation * sum(w * s**2 for w, s in zip(weights, negatives, strict=True))
+
+
+def hinge(positive: float, negatives: list[float], expected: float, margin: float) -> float:
+    return sum(max(0.0, margin + s - positive) for s in negatives)
+
+
+def sampled_softmax(positive: float, negatives: list[float], expected: float, logq: bool) -> float:
+    for_each = [math.exp(s) / (expected if logq else 1) for s in negatives]
+    return -math.log(math.exp(positive) / (math.exp(positive) + sum(for_each)))
+
+
+PAIRS: list[tuple[DrawnLoss, Callable[..., float]]] = [
+    (BCE(), bce),
+    (GBCE(t=0.6), partial(gbce, t=0.6)),
+    (BPR(), bpr),
+    (BPRMax(regularisation=0.3), partial(bpr_max, regularisation=0.3)),
+    (Hinge(margin=0.7), partial(hinge, margin=0.7)),
+    (SampledSoftmax(logq=True), partial(sampled_softmax, logq=True)),
+    (SampledSoftmax(logq=False), partial(sampled_softmax, logq=False)),
+]
+every_loss = pytest.mark.parametrize(("loss", "slow"), PAIRS, ids=lambda x: str(x) if isinstance(x, DrawnLoss) else "")
+
+
+@every_loss
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), n_negatives=st.integers(1, 4), share=st.sampled_from([0.3, 0.7, 1.0]))
+def test_equals_loops(loss: DrawnLoss, slow: Callable[..., float], seed: int, n_negatives: int, share: float) -> None:
+    """With negatives that do not count, and positives of which none does."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = 2 * torch.randn(3, 4, 1 + n_negatives, generator=generator, dtype=torch.float64)
+    counts = torch.rand(scores.shape, generator=generator) < share
+    expected = 0.01 + torch.rand(3, 4, 1, generator=generator, dtype=torch.float64)  # the same for a row's negatives
+    found = loss.cost(scores, counts, expected.log())
+    for at in [(b, n) for b in range(3) for n in range(4)]:
+        kept = [s for s, c in zip(scores[at][1:].tolist(), counts[at][1:].tolist(), strict=True) if c]
+        wanted = slow(scores[at][0].item(), kept, expected[at].item())
+        assert found[at].item() == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+@every_loss
+def test_gradients_are_finite_and_none_reaches_what_does_not_count(loss: DrawnLoss, slow: Callable[..., float]) -> None:
+    scores = torch.tensor([[[0.5, 1.0, 9.0], [0.5, 9.0, 9.0], [200.0, -200.0, 0.0]]], requires_grad=True)
+    counts = torch.tensor([[[True, True, False], [True, False, False], [True, True, True]]])
+    loss.cost(scores, counts, torch.tensor(-2.0)).sum().backward()
+    assert scores.grad is not None and scores.grad.isfinite().all()
+    assert not scores.grad[~counts].any()
+    assert scores.grad[0, 0, 0] < 0 < scores.grad[0, 0, 1]
+
+
+def test_gbce_with_t_0_is_bce() -> None:
+    scores, counts = torch.randn(5, 4), torch.ones(5, 4, dtype=torch.bool)
+    found = GBCE(t=0.0).cost(scores, counts, torch.tensor(-3.0))
+    torch.testing.assert_close(found, BCE().cost(scores, counts, torch.tensor(-3.0)))
+
+
+def test_logq_makes_the_sample_s_sum_that_of_the_catalogue() -> None:
+    """Over many draws the corrected sum of exp(scores) has the mean of the whole; uncorrected it is far off."""
+    generator = torch.Generator().manual_seed(0)
+    catalogue, weights = torch.randn(50, generator=generator), torch.rand(50, generator=generator)
+    chances = weights / weights.sum()
+    drawn = torch.multinomial(chances, 20_000 * 8, replacement=True, generator=generator).view(20_000, 8)
+    scores = torch.cat([torch.zeros(20_000, 1), catalogue[drawn]], 1)
+    counts = torch.ones_like(scores, dtype=torch.bool)
+    sums = SampledSoftmax().cost(scores, counts, (8 * chances[drawn]).log()).exp() - 1
+    assert sums.mean().item() == pytest.approx(catalogue.exp().sum().item(), rel=0.02)

@@ -1,0 +1,83 @@
+"""Where training's negatives come from: what is drawn, how often, and what is said of it."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from small import split
+
+from sairlib.batch import PAD, Negatives
+from sairlib.data.sequences import SequenceStore
+from sairlib.errors import UserError
+from sairlib.training.negatives import Popular, Sampler, Shared, Uniform
+
+STORE = SequenceStore(split([[1, 2, 2, 3, 3], [2, 5, 4, 4]], 6), 5, torch.device("cpu"))
+COUNTS = [0, 1, 3, 0, 0, 1, 0]  # of items 0 (PAD) to 6, in what trains
+USERS = torch.tensor([1, 0])
+
+
+def drawn(sampler: Sampler) -> Negatives:
+    return sampler.begin(torch.Generator().manual_seed(0))(USERS, (3, 2))
+
+
+def test_uniform_is_of_each_user_s_own() -> None:
+    found = drawn(Uniform(STORE, 500))
+    assert found.items_BNSC.shape == (2, 3, 2, 500) and not found.shared
+    of_first, of_second = (set(items.flatten().tolist()) for items in found.items_BNSC)
+    assert of_first == {1, 3, 4, 6} and of_second == {3, 4, 5, 6}
+    log_expected = found.log_expected.expand(found.items_BNSC.shape)
+    assert log_expected[0, 0, 0, 0].item() == pytest.approx(math.log(500 / 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "weights"),
+    [
+        (lambda n: Shared(STORE, n), [0, 1, 1, 1, 1, 1, 1]),
+        (lambda n: Popular(STORE, n, 1.0), COUNTS),
+        (lambda n: Popular(STORE, n, 0.5), [0, 1, 3**0.5, 0, 0, 1, 0]),
+        (lambda n: Popular(STORE, n, 0.0), [0, 1, 1, 0, 0, 1, 0]),
+        (lambda n: Popular(STORE, n), [0, 1, 3**0.75, 0, 0, 1, 0]),
+    ],
+)
+def test_shared_ones_come_in_proportion_and_say_so(make: Callable[[int], Sampler], weights: list[float]) -> None:
+    n = 60_000
+    found = drawn(make(n))
+    assert found.items_BNSC.shape == (1, 1, 1, n) and found.shared
+    items, log_expected = found.items_BNSC.flatten(), found.log_expected.expand(1, 1, 1, n).flatten()
+    for item, weight in enumerate(weights):
+        chance = weight / sum(weights)
+        share = (items == item).float().mean().item()
+        assert abs(share - chance) <= 5 * math.sqrt(chance * (1 - chance) / n), item
+        if weight:
+            assert log_expected[items == item].exp().mean().item() == pytest.approx(n * chance, rel=1e-4)
+    assert not (items == PAD).any()
+    assert STORE.counts_M.tolist() == COUNTS, "the store's own counts were changed"
+
+
+@pytest.mark.parametrize("kind", [Shared, Popular])
+def test_shared_ones_are_drawn_once_for_a_batch_and_anew_for_the_next(kind: Callable[..., Sampler]) -> None:
+    sampler, generator = kind(STORE, 50), torch.Generator().manual_seed(0)
+    draw = sampler.begin(generator)
+    first, again = draw(USERS[:1], (3, 2)), draw(USERS[1:], (1, 1))
+    assert torch.equal(first.items_BNSC, again.items_BNSC)
+    other = sampler.begin(generator)(USERS[:1], (3, 2))
+    assert not torch.equal(first.items_BNSC, other.items_BNSC)
+
+
+def test_own_ones_are_drawn_anew_for_every_piece_of_a_batch() -> None:
+    draw = Uniform(STORE, 50).begin(torch.Generator().manual_seed(0))
+    assert not torch.equal(draw(USERS, (3, 2)).items_BNSC, draw(USERS, (3, 2)).items_BNSC)
+
+
+@pytest.mark.parametrize("n", [0, -1])
+@pytest.mark.parametrize("kind", [Uniform, Shared, Popular])
+def test_fewer_than_one_is_refused(kind: Callable[..., Sampler], n: int) -> None:
+    with pytest.raises(UserError, match=rf"^n={n}: must be 1 or more$"):
+        kind(STORE, n)
+
+
+@pytest.mark.parametrize("power", [-0.5, math.nan])
+def test_a_power_that_has_no_meaning_is_refused(power: float) -> None:
+    with pytest.raises(UserError, match=r"^power=.*: must be 0 or more$"):
+        Popular(STORE, 5, power)

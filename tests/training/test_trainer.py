@@ -1,0 +1,268 @@
+"""The training loop: repeatable, and it keeps the best weights, not the last."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ring import assert_equal, by_rows, fit, losses, trainer
+from torch import Tensor
+
+from sairlib.batch import Batch
+from sairlib.data.split import Part
+from sairlib.errors import NonFiniteError, UserError
+from sairlib.models.sasrec import SASRec
+from sairlib.run import checkpoint
+from sairlib.training import optimisers
+from sairlib.training.settings import OPTIMIZERS, TrainingSettings
+from sairlib.training.trainer import Trainer
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    found = fit(trainer(epochs=30, eval_every=30), tmp_path)
+    assert losses(found)[-1] < 0.6 * losses(found)[0]
+    assert found[-2]["validation"]["sampled/hr@10"] > 0.8
+
+
+def test_the_same_seed_gives_the_same_run_to_the_byte(tmp_path: Path) -> None:
+    first, second, other = (fit(trainer(seed), tmp_path / name) for seed, name in ((1, "a"), (1, "b"), (2, "c")))
+    assert json.dumps(first) == json.dumps(second)
+    assert losses(first) != losses(other)
+    assert_equal(checkpoint.load(tmp_path / "a" / "last.pt"), checkpoint.load(tmp_path / "b" / "last.pt"))
+    assert [record["epoch"] for record in first] == [1, 1, 2, 2, 3, 3]
+    assert first[-1]["step"] == 3 * 3  # 40 people in batches of 16
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_the_first_step_of_each_optimizer_is_that_of_its_paper(optimizer: str, weight_decay: float) -> None:
+    """From nothing, Adam and Adagrad both go by lr against the gradient's sign, however large it is."""
+    made = trainer(optimizer=optimizer, weight_decay=weight_decay, dropout=0.0)
+    before = [p.detach().clone() for p in made.model.parameters()]
+    made.step(made.store.epoch(16, 1, made.generator)[0])
+    for weights, old in zip(made.model.parameters(), before, strict=True):
+        assert weights.grad is not None
+        gradient, shrunk = weights.grad, old
+        if optimizer == "adamw":
+            shrunk = old - 0.01 * weight_decay * old
+        else:
+            gradient = gradient + weight_decay * old
+        sure = gradient.abs() > 1e-4  # beside which the optimizers' epsilon is nothing
+        torch.testing.assert_close(weights[sure], (shrunk - 0.01 * gradient.sign())[sure], rtol=0, atol=2e-6)
+        assert sure.float().mean() > 0.3
+
+
+def scripted(made: Trainer, monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
+    """Let validation find these figures, in turn."""
+    found = iter(figures)
+
+    class Found:
+        def means(self, ks: tuple[int, ...]) -> dict[str, float]:
+            return {"ndcg@10": next(found)}
+
+    monkeypatch.setattr(made.evaluator, "rank", lambda model, part: {"sampled": Found()} if part is VALID else None)
+
+
+VALID = Part.VALIDATION
+
+
+@pytest.mark.parametrize(
+    ("settings", "figures", "stopped", "best"),
+    [
+        ({"patience": 2}, [0.1, 0.3, 0.2, 0.3, 0.9], 4, 2),  # level is not better
+        ({"patience": 0}, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], 9, 1),
+        ({"patience": 3, "eval_every": 2}, [0.3, 0.2, 0.1, 0.9], 6, 2),
+        ({"patience": 1, "eval_every": 2}, [0.3, 0.4, 0.4, 0.9], 6, 4),  # shorter than between two looks
+        ({"patience": 50, "eval_every": 4}, [0.1, 0.2, 0.3], 9, 9),  # the last epoch is always looked at
+        ({"patience": 1, "eval_every": 20}, [0.0], 9, 9),
+    ],
+)
+def test_early_stop_and_best_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, int],
+    figures: list[float],
+    stopped: int,
+    best: int,
+) -> None:
+    made = trainer(epochs=9, batch_size=40, **settings)
+    scripted(made, monkeypatch, figures)
+    weights = {}
+    save = checkpoint.save
+
+    def watched(path: Path, state: dict[str, Any]) -> None:
+        if path.name == "last.pt":
+            weights[state["progress"]["epoch"]] = {name: tensor.clone() for name, tensor in state["model"].items()}
+        save(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", watched)
+    fit(made, tmp_path)
+    assert max(weights) == made.progress.epoch == stopped
+    assert made.progress.best_epoch == best
+    kept = checkpoint.load(tmp_path / "best.pt")
+    assert kept["epoch"] == best
+    assert_equal(kept["model"], weights[best])
+
+
+def test_schedules() -> None:
+    def rates(**settings: Any) -> list[float]:
+        made = TrainingSettings(lr=0.4, **settings)
+        return [made.lr_at(step, 8) for step in range(8)]
+
+    assert rates() == [0.4] * 8
+    assert rates(schedule="linear") == pytest.approx([0.4 * (1 - step / 8) for step in range(8)])
+    assert rates(schedule="linear", warmup_steps=3) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.32, 0.24, 0.16, 0.08])
+    cosine = rates(schedule="cosine", warmup_steps=4)
+    assert cosine == pytest.approx([0.08, 0.16, 0.24, 0.32, *(0.2 * (1 + math.cos(math.pi * s / 4)) for s in range(4))])
+    assert rates(warmup_steps=20) == pytest.approx([0.4 * (step + 1) / 21 for step in range(8)])
+
+
+def test_the_rate_reaches_the_optimiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(schedule="linear", warmup_steps=2, epochs=2)
+    seen = []
+    optimizer = made.optimizers[0]
+    step = optimizer.step
+    monkeypatch.setattr(optimizer, "step", lambda: (seen.append(optimizer.param_groups[0]["lr"]), step()))
+    fit(made, tmp_path)
+    assert seen == [made.settings.lr_at(i, 6) for i in range(6)]
+
+
+def gradient_norm(made: Trainer) -> float:
+    return float(torch.sqrt(sum((p.grad**2).sum() for p in made.model.parameters() if p.grad is not None)))  # type: ignore[arg-type]
+
+
+def test_clipping_bounds_the_gradient_and_logs_what_it_was(tmp_path: Path) -> None:
+    logged, left = [], []
+    for limit in (0.0, 0.01):
+        made = trainer(grad_clip=limit, epochs=1, batch_size=1000)  # a single step
+        records = fit(made, tmp_path / str(limit))
+        logged += [record["train"]["gradient_norm"] for record in records if "train" in record]
+        left.append(gradient_norm(made))
+    assert logged[0] == pytest.approx(left[0]) and logged[0] > 0.01
+    assert logged[1] == pytest.approx(logged[0])
+    assert left[1] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("sair", [False, True])
+def test_a_batch_in_pieces_is_the_same_batch(sair: bool) -> None:
+    # Without dropout and where nothing is left to be a negative, a step draws nothing: pieces only change roundings.
+    whole, pieces = trainer(sair=sair, dropout=0.0), trainer(sair=sair, dropout=0.0)
+    rows = whole.store.epoch(1000, 8, whole.generator)[0]  # all of them
+    for made in (whole, pieces):
+        made.store.unseen.sizes.zero_()
+    whole.steps_at_once, pieces.steps_at_once = None, 40
+    expected = whole.step(rows)
+    cut = pieces.store.pieces(rows, 40)
+    assert len(cut) > 3
+    assert sorted(torch.cat([piece.users_B for piece in cut]).tolist()) == sorted(rows.users_B.tolist())
+    found = pieces.step(rows)
+    assert found.shown < expected.shown and found.real == expected.real
+    assert found.figures.keys() == expected.figures.keys() and (len(expected.figures) > 2) == sair
+    for name in expected.figures:
+        torch.testing.assert_close(found.figures[name], expected.figures[name])
+    for one, other in zip(pieces.model.parameters(), whole.model.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_bf16_trains_and_keeps_fp32_weights(tmp_path: Path) -> None:
+    expected = losses(fit(trainer(epochs=2), tmp_path / "fp32"))
+    made = trainer(precision="bf16", epochs=2)
+    found = losses(fit(made, tmp_path / "bf16"))
+    assert found == pytest.approx(expected, rel=0.02) and found != expected
+    assert {p.dtype for p in made.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_trains_alike(tmp_path: Path) -> None:
+    plain = trainer(epochs=1, dropout=0.0)  # dropout draws differently in a compiled graph
+    expected = losses(fit(plain, tmp_path / "a"))
+    found = losses(fit(trainer(epochs=1, dropout=0.0, compile=True), tmp_path / "b"))
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert checkpoint.load(tmp_path / "b" / "best.pt")["model"].keys() == plain.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_no_number_stops_the_run_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    made = trainer(epochs=5)
+    loss = made.loss
+    steps = iter(range(1, 100))
+
+    def broken(model: SASRec, batch: Batch, share: float) -> dict[str, Tensor]:
+        parts = loss(model, batch, share)
+        return {"bce": parts["bce"] * (bad if next(steps) == 8 else 1.0)}
+
+    made.loss = broken
+    with pytest.raises(NonFiniteError, match=r"^loss, bce.* became NaN or inf at step 8$"):
+        fit(made, tmp_path)
+    kept = checkpoint.load(tmp_path / "last.pt")
+    assert kept["progress"]["epoch"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()])
+def test_too_little_memory_says_what_to_lower(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(model: SASRec, batch: Batch, share: float) -> dict[str, Tensor]:
+        raise error
+
+    made = trainer()
+    monkeypatch.setattr(made, "loss", full)
+    with pytest.raises(UserError, match=r"not enough memory for a training step: lower training.batch_size=\d+"):
+        fit(made, tmp_path)
+
+
+@pytest.mark.parametrize("monitor", ["full/ndcg@10", "sampled/ndcg@5", "ndcg@10", "sampled", "sampled/auc"])
+def test_a_monitor_that_is_not_measured_is_refused(monitor: str) -> None:
+    with pytest.raises(UserError, match="is not measured: rankings are sampled, metrics hr@10, mrr, ndcg@10"):
+        trainer(monitor=monitor)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"eval_every": 0},
+        {"lr": 0.0},
+        {"lr": -1.0},
+        {"lr": math.nan},
+        {"lr": math.inf},
+        {"betas": (0.9, 1.0)},
+        {"weight_decay": -0.1},
+        {"weight_decay": math.nan},
+        {"grad_clip": -1.0},
+        {"grad_clip": math.nan},
+        {"patience": -1},
+        {"warmup_steps": -1},
+        {"schedule": "step"},
+        {"precision": "fp16"},
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"^training\.{next(iter(settings))}="):
+        TrainingSettings(**settings)
+
+
+@pytest.mark.parametrize("sair", [False, True])
+def test_updating_a_large_table_by_rows_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sair: bool
+) -> None:
+    """Losses and weights, to rounding."""
+    whole = trainer(sair=sair, schedule="linear")
+    expected = fit(whole, tmp_path / "whole")
+    monkeypatch.setattr(optimisers, "RARELY", 0)
+    parted = trainer(sair=sair, schedule="linear")
+    assert by_rows(parted) and not by_rows(whole)
+    found = fit(parted, tmp_path / "by_rows")
+    np.testing.assert_allclose(losses(found), losses(expected), rtol=1e-4)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(parted.model.state_dict()[name], value, rtol=1e-2, atol=1e-3, msg=name)
