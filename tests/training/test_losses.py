@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from sairlib.training.losses import BCE, BPR, GBCE, BPRMax, DrawnLoss, Hinge, SampledSoftmax
 
 
+N_ITEMS = 9
+
+
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
@@ -20,8 +23,9 @@ def bce(positive: float, negatives: list[float], expected: float) -> float:
     return -math.log(sigmoid(positive)) - sum(math.log(1 - sigmoid(s)) for s in negatives)
 
 
-def gbce(positive: float, negatives: list[float], expected: float, t: float) -> float:
-    share = expected
+def gbce(positive: float, negatives: list[float], expected: float, n_negatives: int, t: float) -> float:
+    """As the paper has it: alpha of all but the positive, whatever the expectation."""
+    share = n_negatives / (N_ITEMS - 1)
     beta = share * (t * (1 - 1 / share) + 1 / share)
     return -beta * math.log(sigmoid(positive)) - sum(math.log(1 - sigmoid(s)) for s in negatives)
 
@@ -49,7 +53,7 @@ def sampled_softmax(positive: float, negatives: list[float], expected: float, lo
 
 PAIRS: list[tuple[DrawnLoss, Callable[..., float]]] = [
     (BCE(), bce),
-    (GBCE(t=0.6), partial(gbce, t=0.6)),
+    (GBCE(N_ITEMS, t=0.6), partial(gbce, t=0.6)),
     (BPR(), bpr),
     (BPRMax(regularisation=0.3), partial(bpr_max, regularisation=0.3)),
     (Hinge(margin=0.7), partial(hinge, margin=0.7)),
@@ -71,7 +75,8 @@ def test_equals_loops(loss: DrawnLoss, slow: Callable[..., float], seed: int, n_
     found = loss.cost(scores, counts, expected.log())
     for at in [(b, n) for b in range(3) for n in range(4)]:
         kept = [s for s, c in zip(scores[at][1:].tolist(), counts[at][1:].tolist(), strict=True) if c]
-        wanted = slow(scores[at][0].item(), kept, expected[at].item())
+        drawn = {"n_negatives": n_negatives} if isinstance(loss, GBCE) else {}
+        wanted = slow(scores[at][0].item(), kept, expected[at].item(), **drawn)
         assert found[at].item() == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
@@ -87,8 +92,24 @@ def test_gradients_are_finite_and_none_reaches_what_does_not_count(loss: DrawnLo
 
 def test_gbce_with_t_0_is_bce() -> None:
     scores, counts = torch.randn(5, 4), torch.ones(5, 4, dtype=torch.bool)
-    found = GBCE(t=0.0).cost(scores, counts, torch.tensor(-3.0))
+    found = GBCE(N_ITEMS, t=0.0).cost(scores, counts, torch.tensor(-3.0))
     torch.testing.assert_close(found, BCE().cost(scores, counts, torch.tensor(-3.0)))
+
+
+def test_the_order_of_the_negatives_changes_no_cost_and_neither_does_who_drew_them() -> None:
+    scores, counts = torch.randn(1, 4), torch.ones(1, 4, dtype=torch.bool)
+    popular = torch.tensor([[-0.1, -3.0, -6.0]])
+    costs = [
+        GBCE(N_ITEMS).cost(scores[:, [0, *(1 + i for i in order)]], counts, popular[:, order])
+        for order in ([0, 1, 2], [2, 1, 0])
+    ]
+    torch.testing.assert_close(*costs)
+
+
+@pytest.mark.parametrize(("n_negatives", "t", "beta"), [(8, 0.75, 1.0), (1, 1.0, 1 / 8), (1, 0.0, 1.0), (4, 0.5, 0.75)])
+def test_gbce_s_beta(n_negatives: int, t: float, beta: float) -> None:
+    """Of 9 items: all others drawn, or t = 0, is BCE; t = 1 is alpha; between them t weighs."""
+    assert GBCE(N_ITEMS, t).beta(n_negatives) == pytest.approx(beta)
 
 
 def test_logq_makes_the_sample_s_sum_that_of_the_catalogue() -> None:

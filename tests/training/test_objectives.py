@@ -289,7 +289,9 @@ Makes = Callable[..., Objective]
         (NextItem, BCE(), True, Filler(), "Filler sees the whole sequence: .*; choose objective=cloze"),
         (NextItem, BCE(), True, Whole(), "Whole sees the whole sequence: .*; choose objective=prefix"),
         (NextItem, BCE(), True, Bigram(log_odds=False), "loss=bce reads scores as log-odds"),
-        (Prefix, GBCE(t=0.5), True, Bigram(log_odds=False), "loss=gbce reads scores as log-odds"),
+        (Prefix, GBCE(M, t=0.5), True, Bigram(log_odds=False), "loss=gbce reads scores as log-odds"),
+        (NextItem, GBCE(M, t=1.5), True, Bigram(), "loss.t=1.5: must be between 0 and 1"),
+        (NextItem, GBCE(1, t=0.5), True, Bigram(), "negatives.n=1: loss=gbce takes at most the 0 other items"),
         (NextItem, Softmax(), True, Bigram(), "loss=softmax is over all items and draws no negatives"),
         (NextItem, BPR(), False, Bigram(), "loss=bpr needs negatives"),
     ],
@@ -338,3 +340,10 @@ def test_settings_that_have_no_meaning_are_refused(kind: Makes, given: dict[str,
 def test_more_targets_than_a_short_batch_has_steps() -> None:
     batch = batch_of(next_item(store(), 1, n_targets=3), torch.tensor([1]))
     assert batch.history.items_BN.tolist() == [[6]] and batch.targets_BNS.tolist() == [[[7, PAD, PAD]]]
+
+
+def test_gbce_has_no_meaning_for_popular_negatives() -> None:
+    known = store()
+    NextItem(GBCE(M), sampler(known, 2, "shared"), known, 16).check(Bigram())
+    with pytest.raises(UserError, match="loss=gbce has a meaning for uniform negatives alone"):
+        NextItem(GBCE(M), sampler(known, 2, "popular"), known, 16).check(Bigram())

@@ -13,7 +13,7 @@ from sairlib.errors import UserError
 from sairlib.models.recommender import Products, Recommender
 from sairlib.nn.kernels.parts import in_parts
 from sairlib.nn.kernels.softmax import softmax, softmax_of_products
-from sairlib.training.negatives import Sampler
+from sairlib.training.negatives import Popular, Sampler
 
 
 class Loss(ABC):
@@ -98,16 +98,32 @@ class BCE(DrawnLoss):
 class GBCE(DrawnLoss):
     """-beta log sigmoid(s+) - sum of log(1 - sigmoid(s-)), beta = a (t (1 - 1/a) + 1/a) (Petrov and Macdonald, 2023).
 
-    a is the share of the negatives that is drawn; t = 0 is BCE, t = 1 undoes the overconfidence whole.
+    a = k / (|I| - 1) is the share of all other items that the k negatives are; t = 0 is BCE, t = 1 undoes the
+    overconfidence whole. ``n_items`` is |I|. Without meaning for negatives that are not drawn uniformly: beta makes up
+    for how few of them there are, all alike.
     """
 
     name = "gbce"
     reads_log_odds = True
+    n_items: int
     t: float = 0.75
 
+    def check(self, model: Recommender, sampler: Sampler | None) -> None:
+        super().check(model, sampler)
+        if not 0 <= self.t <= 1:
+            raise UserError(f"loss.t={self.t}: must be between 0 and 1")
+        if isinstance(sampler, Popular):
+            raise UserError("loss=gbce has a meaning for uniform negatives alone: choose negatives=uniform or shared")
+        if sampler is not None and sampler.n > self.n_items - 1:
+            raise UserError(f"negatives.n={sampler.n}: loss=gbce takes at most the {self.n_items - 1} other items")
+
+    def beta(self, n_negatives: int) -> float:
+        """The power of the positive's likelihood."""
+        share = n_negatives / (self.n_items - 1)
+        return share * (self.t * (1 - 1 / share) + 1 / share)
+
     def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        share = log_expected.exp()
-        beta = (share * (self.t * (1 - 1 / share) + 1 / share)).expand_as(scores[..., 1:])[..., 0]
+        beta = self.beta(scores.shape[-1] - 1)
         return beta * softplus(-scores[..., 0]) + _sum(softplus(scores[..., 1:]), counts)
 
 
