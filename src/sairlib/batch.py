@@ -62,9 +62,9 @@ class History(NamedTuple):
 class Negatives(NamedTuple):
     """Items that are to score lower than the targets.
 
-    ``items_BNSC``: each target's own, PAD where a user has had everything; or, if ``shared``, of shape (1, 1, 1, C), the
-    same for the whole batch. ``log_expected`` (to be broadcast to it): the logarithm of how often a negative like this
-    one is expected among the C drawn.
+    ``items_BNSC``: each target's own, PAD where a user has had everything; or, if ``shared``, the same for the whole
+    batch, of shape (1, 1, 1, C). ``log_expected`` (to be broadcast to it): the logarithm of how often a negative like
+    this one is expected among the C drawn.
     """
 
     items_BNSC: Tensor

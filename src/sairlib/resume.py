@@ -26,7 +26,7 @@ def resume(run_dir: str | None, changes: list[str]) -> Result:
     begun = [word for word in build.words_of(directory) if _key(word) not in changed | {"run_dir", "resume"}]
     words = [*begun, *changes]
     config = build.compose([*words, f"run_dir={_quoted(str(directory))}"])
-    command = shlex.join(["python", "-m", "sairlib.resume", f"run={directory}", *changes])
+    command = shlex.join(["python", "-m", "sairlib.train", *words, f"run_dir={directory}", "resume=true"])
     return build.study(config, command, build.kept_words(words)).run(directory, resume=True)
 
 

@@ -53,6 +53,21 @@ def test_chronological_roles(share: float, train_lengths: list[int]) -> None:
     assert made.sha256() != split(rows).sha256()
 
 
+def test_a_share_of_a_round_number_is_round() -> None:
+    """0.55 * 100 is 55.00000000000001 in floating point: 55 actions are the past, of which the last validates."""
+    made = chronological(split([(0, i, i) for i in range(100)]).dataset, 0.55)
+    assert made.train_lengths.tolist() == [54]
+
+
+def test_users_of_three_actions_can_be_left_out() -> None:
+    rows = [(user, 10 + i, i) for user, n in enumerate([5, 3, 4]) for i in range(n)]
+    made = leave_one_out(split(rows).dataset, min_actions=4)
+    assert made.eval_users.tolist() == [0, 2] and made.train_lengths.tolist() == [3, 3, 2]
+    assert made.sha256() != leave_one_out(split(rows).dataset).sha256()
+    with pytest.raises(UserError, match=r"split\.min_actions=2: must be 3 or more"):
+        leave_one_out(split(rows).dataset, min_actions=2)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(UserError, match=r"split\.share="):
@@ -129,12 +144,10 @@ def test_hash_changes_with_what_is_to_be_found() -> None:
         (usual, usual),
         (usual[:2], later),  # user 2 has the two actions, and is left alone
         (usual, later[:2]),
-        ((), later),
-        (usual, ()),
         ((*usual, (0, 3)), later),
         (usual, (*later, (0, 4))),
-        ((*usual, *later), ()),
-        ((), (*usual, *later)),
+        ((*usual, *later), last),
+        (last, (*usual, *later)),
     ]
     lengths = np.array([2, 2, 2])
     hashes = [Split(data, lengths, targets(*one), targets(*other)).sha256() for one, other in roles]

@@ -372,3 +372,9 @@ def test_candidates_do_not_depend_on_the_model_or_the_run() -> None:
 def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         EvaluationSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_a_split_with_nothing_to_be_found_is_refused() -> None:
+    made = split()
+    with pytest.raises(UserError, match="nothing to be found in its test part"):
+        evaluator(replace(made, test=small.targets()))

@@ -29,6 +29,7 @@ OPTIONS = [
     {},
     *({name: value} for name, value in FLIPS.items()),
     {"mode": "inner", "shared_projection": True, "n_recent": 3},
+    {"n_recent": 2},
     {"n_recent": MAX_LEN + 3},
     {"w": 0},
     {"w": 1},
@@ -338,7 +339,7 @@ def test_unknown_users_are_refused() -> None:
     ("options", "message"),
     [
         ({"mode": "cosine"}, "mode='cosine': choose one of distance, inner"),
-        ({"n_recent": 2}, "n_recent=2: must be at least 3"),
+        ({"n_recent": 1}, "n_recent=1: must be at least 2"),
         ({"w": -0.1}, "w=-0.1: must be between 0 and 1"),
         ({"w": 1.5}, "w=1.5"),
         ({"w": float("nan")}, "w=nan"),

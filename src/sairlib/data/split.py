@@ -104,7 +104,7 @@ def chronological(dataset: Dataset, share: float = 0.8, min_actions: int = MIN_A
     if not 0 < share < 1:
         raise UserError(f"split.share={share}: must be between 0 and 1")
     lengths = np.diff(dataset.offsets)
-    past = np.ceil(share * lengths).astype(np.int64)
+    past = np.ceil(np.round(share * lengths, 9)).astype(np.int64)  # 0.55 * 100 is 55.00000000000001
     return _cut(dataset, np.minimum(past, lengths - 1) - 1, min_actions, f"chronological {share} 1")
 
 

@@ -22,6 +22,9 @@ class Evaluator:
     """Ranks every held-out item, by all rankings from one representation."""
 
     def __init__(self, split: Split, store: SequenceStore, settings: EvaluationSettings) -> None:
+        for part in Part:
+            if not store.n_targets(part):
+                raise UserError(f"the split has nothing to be found in its {part.value} part: there is nothing to rank")
         self.store = store
         self.settings = settings
         self._rows_at_once = settings.batch_size

@@ -66,10 +66,8 @@ class AttRec(StepModel):
         super().__init__()
         if d < 1:
             raise UserError(f"d={d}: the width must be at least 1")
-        if n_recent < 3:
-            raise UserError(
-                f"n_recent={n_recent}: must be at least 3; an item attends to the others, and needs a choice of them"
-            )
+        if n_recent < 2:
+            raise UserError(f"n_recent={n_recent}: must be at least 2; an item attends to the others")
         if not 0 <= w <= 1:
             raise UserError(f"w={w}: must be between 0 and 1")
         if mode not in MODES:

@@ -40,7 +40,8 @@ class GRU4Rec(StepModel):
 
     Deviations from the papers:
 
-    5. r is applied after the product with U, as in PyTorch and in the authors' code of today; 2016 writes U (r * h).
+    5. r is applied after the product with U, as in PyTorch, on which the authors' code of today is built; 2016 writes
+       U (r * h). PyTorch's z weighs the old state where the paper's weighs c: the same, with its weights' sign turned.
     6. The linear layer for d_hidden other than d is not in the papers, nor is tying in that of 2016.
     7. Each gate's matrices start Xavier-uniform and biases at zero, as in the authors' code.
     """

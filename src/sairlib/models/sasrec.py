@@ -30,9 +30,10 @@ class SASRec(StepModel):
        its authors' code does; False is the paper's letter.
     2. With ``norm="pre"`` a LayerNorm follows the last block, as in the authors' code; the paper is silent.
     3. Positions count back from the newest item over right-padded sequences: equal to the paper's left padding.
-    4. The authors' code adds the NORMALISED input as the residual and drops attention weights out; the paper's formula
-       adds x itself and has no such dropout. We follow the formula; ``attention_dropout`` adds the latter.
-       ``output_projection`` adds the matrix of PyTorch's multi-head attention, absent from both.
+    4. Where the authors' code differs from the paper's formula, we follow the formula. The code normalises the queries
+       alone, and makes keys and values of the input as it is; adds the NORMALISED input as the residual; gives Q, K and
+       V biases; and drops attention weights out, which ``attention_dropout`` adds here. ``output_projection`` adds the
+       matrix of PyTorch's multi-head attention, absent from both.
     5. Embeddings start Xavier-uniform (the default in the authors' framework); the paper is silent.
     """
 

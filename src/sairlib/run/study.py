@@ -18,6 +18,7 @@ from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.rankings import Ranks
 from sairlib.files import write_json, write_text
 from sairlib.models.recommender import Recommender
+from sairlib.nn.layers import UserTable
 from sairlib.run import checkpoint, report, runtime
 from sairlib.run.log import RunLog
 from sairlib.training.objectives import Objective
@@ -170,6 +171,12 @@ class Study:
             log.say(f"{split.n_short:,} users have too few actions to be evaluated: theirs all train")
         if drawn and drawn.n_short:
             log.say(f"{drawn.n_short:,} users have fewer unseen items than asked for, and are ranked against those")
+        untrained = int((split.train_lengths[split.test.users_E] < 2).sum())
+        if untrained and any(isinstance(module, UserTable) for module in self.model.modules()):
+            log.say(
+                f"{untrained:,} of the users to be ranked for have a single training action, and so a user vector that"
+                " is never trained; split.min_actions=4 leaves them out"
+            )
         for line in self.about.notes:
             log.say(line)
         log.say(f"{type(self.model).__name__}: {self.model.n_parameters():,} parameters on {self.store.device}")

@@ -106,6 +106,8 @@ class Trainer:
         tables = tables_by_rows(model, settings, objective.rows_per_batch) if objective.sampler else []
         self.optimizers = optimisers(model, settings, tables)
         self.loss = torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss
+        if self.optimizers and settings.precision != "fp32":
+            self._check_precision()
         whole = store.device.type != "cpu" or settings.compile
         self.steps_at_once = None if whole else PIECE
         self.steps_per_epoch = store.n_batches(settings.batch_size)
@@ -185,6 +187,22 @@ class Trainer:
         # Within an epoch the loss follows the lengths of the batches; over one it is the mean over all steps.
         log.scalars("epoch", means, self.progress.step)
         return means
+
+    def _check_precision(self) -> None:
+        """UserError if autocast changes nothing of this model: it has no products of matrices."""
+        users_B = self.store.train_users[:8]
+        rows = Rows(users_B, int(self.store.train_steps(users_B).max()))
+        [(batch, _)] = self.objective.batches(rows, self.generator.clone_state())
+        self.model.eval()
+        with torch.no_grad():
+            single = self.objective.loss(self.model, batch)
+            with torch.autocast(self.store.device.type, torch.bfloat16):
+                rounded = self.objective.loss(self.model, batch)
+        if all(torch.equal(single[name], rounded[name]) for name in single):
+            raise UserError(
+                f"training.precision={self.settings.precision} changes nothing for {type(self.model).__name__}:"
+                " it multiplies no matrices in training; use fp32"
+            )
 
     def catch_up(self) -> None:
         """Bring every row of every table up to date, before weights are read as a whole."""
