@@ -47,7 +47,8 @@ def trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings:
         encoder = partial(SelfAttention, n_blocks=1)
         none = torch.full((M + 1, 0), PAD)
         model = SAIR(M, 8, none, 0, n_interests=4, top_k=2, d=8, encoder=encoder, dropout=dropout)
-    chosen = TrainingSettings(**{"epochs": 3, "batch_size": 16, "lr": 0.01, **settings})
+    own = {"epochs": 3, "batch_size": 16, "lr": 0.01, "monitor": "sampled/ndcg@10"}
+    chosen = TrainingSettings(**{**own, **settings})
     asks = next_item(store, batch_size=chosen.batch_size)
     return Trainer(model, asks, store, evaluator, chosen, seed, IDENTITY)
 

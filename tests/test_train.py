@@ -106,7 +106,7 @@ def test_a_search_over_settings_sees_validation_and_never_test(command: Command,
     assert answer[0] == 0, answer
     lines = [line for path in home.glob("sweep/*/metrics.jsonl") for line in path.read_text().splitlines()]
     measured = [json.loads(line).get("validation") for line in lines]
-    best = max(figures["sampled/ndcg@10"] for figures in measured if figures)
+    best = max(figures["full/ndcg@10"] for figures in measured if figures)
     assert max(Returned.values) == best and len(Returned.values) == 2
 
 
@@ -354,6 +354,20 @@ def test_short_users_train_and_are_counted(home: Path, command: Command) -> None
     code, out, _ = command()
     assert code == 0 and "2 users have too few actions to be evaluated" in out
     assert json.loads((home / "run" / "test.json").read_text())["n_users"] == 20
+
+
+def test_who_is_ranked_by_a_vector_that_was_never_trained_is_said(home: Path, command: Command) -> None:
+    ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", [*walks(), (50, 1), (50, 2), (50, 3)])
+    said = "1 of the users to be ranked for have a single training action"
+    assert said in command("model=bpr-mf")[1]
+    assert said not in command("model=bpr-mf", "split.min_actions=4", "run_dir=fewer")[1]
+    assert said not in command("model=sasrec", "run_dir=without")[1]  # knows no users
+
+
+@pytest.mark.parametrize("model", ["bpr-mf", "fpmc", "fmc"])
+def test_a_precision_without_effect_is_refused(home: Path, command: Command, model: str) -> None:
+    assert refused(command(f"model={model}", "training.precision=bf16"), "bf16 changes nothing", "use fp32")
+    assert list(home.iterdir()) == []
 
 
 def test_no_number_stops_the_command_with_one_line(

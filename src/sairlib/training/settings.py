@@ -38,7 +38,7 @@ class TrainingSettings:
     grad_clip: float = 0.0
     patience: int = 20
     eval_every: int = 1
-    monitor: str = "sampled/ndcg@10"
+    monitor: str = "full/ndcg@10"
     precision: str = "fp32"
     compile: bool = False
     length_window: int = 32
