@@ -14,7 +14,7 @@ train fmc-ml-1m sasrec-table3/fmc-ml-1m-sasrec training.epochs=200
 train fpmc-ml-1m sasrec-table3/fpmc-ml-1m-sasrec training.epochs=300
 train transrec-ml-1m sasrec-table3/transrec-ml-1m-sasrec training.epochs=200
 train gru4rec-ml-1m sasrec-table3/gru4rec-ml-1m-sasrec training.epochs=60 training.eval_every=2 training.patience=20
-train gru4rec-plus-ml-1m sasrec-table3/gru4rec-plus-ml-1m-sasrec training.n_negatives=512 training.epochs=20 training.eval_every=2
+train gru4rec-plus-ml-1m sasrec-table3/gru4rec-plus-ml-1m-sasrec negatives.n=512 training.epochs=20 training.eval_every=2
 train caser-ml-1m sasrec-table3/caser-ml-1m-sasrec training.epochs=30 training.eval_every=2 training.patience=8
 train attrec-ml-1m sasrec-protocol/attrec-ml-1m-sasrec training.epochs=20
 train attrec-ml-100k attrec-paper/attrec-ml-100k training.batch_size=32 training.epochs=60 training.patience=30

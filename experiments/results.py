@@ -73,9 +73,15 @@ class Run:
         self.preset: str = PUBLISHED["renamed"].get(preset, preset)
         self.resumed = "resume=true" in words
         left_out = ("experiment=", "run_dir=", "seed=", "resume=")
-        differs = [word for word in words if not word.startswith(left_out)]
+        differs = [_today(word) for word in words if not word.startswith(left_out)]
         self.command = " ".join([f"experiment={self.preset}", *differs])
         self.minutes = sum(self.record["seconds"].values()) / 60
+
+
+def _today(word: str) -> str:
+    """A setting by its name of today."""
+    name, _, value = word.partition("=")
+    return f"{PUBLISHED['renamed_settings'].get(name, name)}={value}"
 
 
 class Claim:

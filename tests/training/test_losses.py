@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from sairlib.training.losses import BCE, BPR, GBCE, BPRMax, DrawnLoss, Hinge, SampledSoftmax
 
-
 N_ITEMS = 9
 
 
