@@ -4,7 +4,6 @@ import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,13 +98,12 @@ def kept_words(words: Sequence[str]) -> dict[str, str]:
 @contextmanager
 def _hydra_of_its_own() -> Iterator[None]:
     """Hydra allows one of it in a process: put aside the one of a job, or of a notebook, and put it back."""
-    one = GlobalHydra.instance()
-    before = copy(one.hydra)
-    one.clear()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        one.hydra = before
+        GlobalHydra.instance().hydra = before
 
 
 def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Study:

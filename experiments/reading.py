@@ -1,0 +1,40 @@
+"""Count what one has to read to follow a training step of SASRec: the files of sairlib that it runs through.
+
+    python experiments/reading.py
+
+Kernels are left out: each is a plain function, whose fast way need not be known to follow the step.
+"""
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import sairlib
+
+HOME = Path(sairlib.__file__).parent
+
+
+def main() -> None:
+    study = sairlib.study("model=sasrec", "device=cpu", "data.cache=null")
+    trainer = study.trainer
+    rows = study.store.epoch(32, 1, trainer.generator)[0]
+    study.model.train()
+    files: set[Path] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        path = Path(frame.f_code.co_filename)
+        if HOME in path.parents and "kernels" not in path.parts:
+            files.add(path)
+
+    sys.setprofile(note)
+    trainer.step(rows)
+    sys.setprofile(None)
+    lines = {path.relative_to(HOME).as_posix(): len(path.read_text().splitlines()) for path in sorted(files)}
+    for name, n in lines.items():
+        print(f"{n:5}  {name}")
+    print(f"{sum(lines.values()):5}  in {len(lines)} files")
+
+
+if __name__ == "__main__":
+    main()
