@@ -29,8 +29,8 @@ from sairlib.training.trainer import Trainer
 HERE = Path(__file__).parent
 SAIR_TABLE2 = ["training.batch_size=256", "training.betas=[0.9,0.999]"]  # what of that protocol bears on speed
 SASREC = ["dataset=ml-1m-sasrec", "model=sasrec", "max_len=200", "model.d=64"]
-SAIR = ["dataset=ml-1m", "interests=ml-1m", *SAIR_TABLE2, "max_len=150", "model.d=64", "model=sair"]
-ML_20M = ["dataset=ml-20m", "interests=ml-20m", *SAIR_TABLE2, "max_len=150", "model.d=64", "model=sasrec"]
+SAIR = ["dataset=ml-1m", *SAIR_TABLE2, "max_len=150", "model.d=64", "model=sair"]
+ML_20M = ["dataset=ml-20m", *SAIR_TABLE2, "max_len=150", "model.d=64", "model=sasrec"]
 WAYS = {
     "fp32": [],
     "bf16": ["training.precision=bf16"],

@@ -14,8 +14,8 @@ from harness import HERE, Answer, Bench, System, alternate, median, worktree
 ML_1M = ("dataset=ml-1m-sasrec", "model=sasrec", "max_len=200", "model.d=64")
 GAMES = ("dataset=amazon-games", "model=sasrec", "max_len=50", "model.d=64")
 BATCHES = ("training.batch_size=256", "training.betas=[0.9,0.999]")
-PROTOCOL = ("dataset=ml-1m", "interests=ml-1m", *BATCHES, "max_len=150", "model.d=64")
-ML_20M = ("dataset=ml-20m", "interests=ml-20m", *BATCHES, "max_len=150", "model.d=64", "model=sasrec")
+PROTOCOL = ("dataset=ml-1m", *BATCHES, "max_len=150", "model.d=64")
+ML_20M = ("dataset=ml-20m", *BATCHES, "max_len=150", "model.d=64", "model=sasrec")
 MILLION = ("dataset=ml-20m", "max_len=7", "model=sasrec", "model.d=64")
 SASREC = "sasrec-table3/sasrec-ml-1m-sasrec"
 

@@ -125,9 +125,6 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
     asks = objective(config, store, training.batch_size)
     trainer = Trainer(made, asks, store, evaluator, training, config.seed, identity(config, parts))
     text = OmegaConf.to_yaml(config, resolve=True)
-    notes = []
-    if "interests" in config and "n_interests" not in config.model:
-        notes.append(f"{type(made).__name__} takes nothing from interests.*")
     about = About(
         command,
         config.dataset.name,
@@ -135,7 +132,6 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
         {"config.yaml": text, **documents},
         _flat(config),
         time.perf_counter() - started,
-        tuple(notes),
     )
     return Study(parts, store, made, asks, evaluator, trainer, about)
 
@@ -296,6 +292,6 @@ def _flat(config: DictConfig) -> dict[str, object]:
         value = OmegaConf.select(config, group)
         if isinstance(value, DictConfig):
             flat |= {f"{group}.{key}": value[key] for key in map(str, value)}
-        else:
+        elif value is not None:
             flat[group] = value
     return flat

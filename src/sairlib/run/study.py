@@ -42,8 +42,6 @@ class About:
     """Hyper-parameters by their dotted names, for TensorBoard."""
     preparing: float = 0.0
     """Seconds that the data and the objects took."""
-    notes: tuple[str, ...] = ()
-    """Lines to be said at the start."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +175,6 @@ class Study:
                 f"{untrained:,} of the users to be ranked for have a single training action, and so a user vector that"
                 " is never trained; split.min_actions=4 leaves them out"
             )
-        for line in self.about.notes:
-            log.say(line)
         log.say(f"{type(self.model).__name__}: {self.model.n_parameters():,} parameters on {self.store.device}")
 
     def _test(self, directory: Path, record: dict[str, Any], log: RunLog) -> Result:
