@@ -18,17 +18,13 @@ train gru4rec-plus-ml-1m sasrec-table3/gru4rec-plus-ml-1m-sasrec negatives.n=512
 train caser-ml-1m sasrec-table3/caser-ml-1m-sasrec training.epochs=30 training.eval_every=2 training.patience=8
 train attrec-ml-1m sasrec-protocol/attrec-ml-1m-sasrec training.epochs=20
 train attrec-ml-100k attrec-paper/attrec-ml-100k training.batch_size=32 training.epochs=60 training.patience=30
-train sine-ml-1m sasrec-protocol/sine-ml-1m-sasrec training.epochs=280 training.patience=60
+train sine-ml-1m-pairs sasrec-protocol/sine-ml-1m-sasrec training.epochs=280 training.patience=60
 
 train sasrec-ml-1m-softmax full-ranking/sasrec-softmax-ml-1m-sasrec
 
-# In two parts: at a constant rate first, then down to 0.
-bert4rec="bert4rec-sair-protocol sair-table2/bert4rec-ml-1m"
-train $bert4rec training.epochs=130 training.eval_every=10 training.patience=40
-train $bert4rec resume=true training.epochs=175 training.eval_every=5 training.patience=0 training.schedule=linear
-lightsans="lightsans-sair-protocol sair-table2/lightsans-ml-1m"
-train $lightsans training.epochs=200 training.patience=60
-train $lightsans resume=true training.epochs=260 training.patience=0 training.schedule=linear
+falling="training.patience=0 training.schedule=linear"
+train bert4rec-table2 sair-table2/bert4rec-ml-1m training.epochs=110 training.eval_every=5 $falling
+train lightsans-table2 sair-table2/lightsans-ml-1m training.epochs=160 training.eval_every=10 $falling
 
 # SAIR's variants, as long as main-job.sh trains SAIR, and grouped by length as it was there.
 train sair-full-ml-1m sair-table2/sair-full-ml-1m training.epochs=192 training.length_window=8
