@@ -1,30 +1,31 @@
-"""THE CONVENTION, said once. Every tensor in sairlib follows this page.
+"""The conventions that every tensor in sairlib follows, and the values that models and losses exchange.
 
-Ids       users are 0..U-1, items are 1..M, and ``PAD = 0`` is never an item.
-Time      runs left to right. Sequences are padded on the RIGHT, so under a causal mask no real step can see
-          padding and attention needs no padding mask. A batch is as wide as its longest sequence, not more;
-          what does not fit into ``max_len`` is cut from the old end.
-Shift     ``targets`` are the items shifted by one; a step counts iff its target is not PAD.
-Position  counts back from the newest item: the newest is at 0 whatever the length.
+Ids       users are 0..U-1, items are 1..M. ``PAD = 0`` is never an item.
+Time      runs left to right. Sequences are padded on the RIGHT, so under a causal mask no real step sees padding
+          and attention needs no padding mask. A batch is as wide as its longest sequence. A sequence of more than
+          ``max_len`` items loses its oldest ones.
+Shift     ``targets`` are the items shifted by one; a step counts if its target is not PAD.
+Position  counts back from the newest item, which is at 0 in every sequence.
 
     a user's training items: a b c d e                another user's: f g h
 
               step 0  1  2  3                                   step 0  1  2  3
     items_BN       a  b  c  d                         items_BN       f  g  0  0
     targets_BN     b  c  d  e                         targets_BN     g  h  0  0
-    positions_BN   3  2  1  0                         positions_BN   1  0  0  0   (PAD's is never looked at)
+    positions_BN   3  2  1  0                         positions_BN   1  0  0  0   (unused at PAD)
 
-Masks     are boolean and True where something is real, may be attended to, or counts. Always.
+Masks     are boolean: True where something is real, may be attended to, or counts.
 Scores    higher is better, for every model (a distance model returns its negative).
 States    are a tensor, or a tuple of tensors; their first dimension is the row: (B, ...), or (X, ...) when flattened.
 Names     carry shapes: ``states_BND``, ``scores_BC``.
 
     B users in a batch    N steps      D width         H heads
-    L pool of interests   K kept       T categories    M items (tables have M + 1 rows, row 0 is PAD)
+    L interests           K of them kept               T categories
+    M items (tables have M + 1 rows, row 0 is PAD)
     C candidates: for training, column 0 is the target and the others are negatives
     S targets of a step   X rows of any kind, flattened
     U users in the data   G categories of one item, at most
-    E held-out items to be found, in an evaluation
+    E held-out targets of an evaluation
 """
 
 from collections.abc import Callable
@@ -36,13 +37,13 @@ from torch import Tensor
 PAD = 0
 
 State: TypeAlias = Tensor | tuple[Tensor, ...]
-"""What a model makes of histories, and what items are scored against."""
+"""A model's summary of each history. Items are scored against it."""
 
 
 class History(NamedTuple):
-    """All that a model may look at: who it is, and what they did, right-padded.
+    """All that a model may look at: the users, their items, and the times of these, right-padded.
 
-    ``times_BN`` are as the data has them (epoch seconds, mostly), 0 at padding; None if it has none.
+    ``times_BN`` are in the data's unit (mostly seconds since 1970), 0 at padding; None if the data has no times.
     """
 
     users_B: Tensor
@@ -50,7 +51,7 @@ class History(NamedTuple):
     times_BN: Tensor | None = None
 
     def tail(self, length: int) -> "History":
-        """The newest ``length`` steps of each row, right-padded: all that a short memory needs."""
+        """The newest ``length`` steps of each sequence, right-padded."""
         width = self.items_BN.shape[1]
         starts_B1 = (lengths(self.items_BN) - length).clamp_(min=0)[:, None]
         steps_BN = starts_B1 + torch.arange(min(length, width), device=self.items_BN.device)
@@ -60,11 +61,11 @@ class History(NamedTuple):
 
 
 class Negatives(NamedTuple):
-    """Items that are to score lower than the targets.
+    """Items that should score lower than the targets.
 
-    ``items_BNSC``: each target's own, PAD where a user has had everything; or, if ``shared``, the same for the whole
-    batch, of shape (1, 1, 1, C). ``log_expected`` (to be broadcast to it): the logarithm of how often a negative like
-    this one is expected among the C drawn.
+    ``items_BNSC``: C negatives of each target, PAD if the user has had all items. If ``shared``, one set for the whole
+    batch, of shape (1, 1, 1, C). ``log_expected`` (broadcast to ``items_BNSC``): log of how often each negative is
+    expected among C draws.
     """
 
     items_BNSC: Tensor
@@ -75,8 +76,8 @@ class Negatives(NamedTuple):
 class Batch(NamedTuple):
     """What a training step sees.
 
-    ``targets_BNS`` are the S items to be told at each step (S = 1: the next one), PAD where there is none. Where one
-    state stands for a whole sequence, N is 1 in them. ``negatives`` is None for a loss over all items.
+    ``targets_BNS``: the S items to predict at each step (S = 1: the next one), PAD where there is none. N is 1 in it
+    for a model with one state per sequence. ``negatives`` is None for a loss over all items.
     """
 
     history: History
@@ -85,7 +86,7 @@ class Batch(NamedTuple):
 
 
 class EvalBatch(NamedTuple):
-    """What an evaluation step sees: histories, the one item to be found next, and its row among all to be found."""
+    """What an evaluation step sees: histories, the held-out item after each, and its index among the E targets."""
 
     history: History
     targets_B: Tensor
@@ -98,31 +99,31 @@ def lengths(items_BN: Tensor) -> Tensor:
 
 
 def positions(items_BN: Tensor) -> Tensor:
-    """Steps back from the newest item (B, N); 0 at the newest and, harmlessly, at padding."""
+    """Steps back from the newest item (B, N); 0 at the newest and at padding."""
     steps_N = torch.arange(items_BN.shape[1], device=items_BN.device)
     return (lengths(items_BN)[:, None] - 1 - steps_N).clamp_(min=0)
 
 
 def last_steps(items_BN: Tensor) -> Tensor:
-    """Where each row's newest item stands (B); 0 for an empty history."""
+    """Index of each row's newest item (B); 0 for an empty history."""
     return (lengths(items_BN) - 1).clamp_(min=0)
 
 
 def at_steps(states_BND: Tensor, steps_B: Tensor) -> Tensor:
-    """One step's state of each row (B, D)."""
+    """The state at one step of each row (B, D)."""
     return states_BND[torch.arange(len(steps_B), device=steps_B.device), steps_B]
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
-    """``function`` of every tensor of a state."""
+    """Apply ``function`` to every tensor of a state."""
     return function(state) if isinstance(state, Tensor) else tuple(function(part) for part in state)
 
 
 def as_rows(state: State) -> tuple[Tensor, ...]:
-    """The tensors of a state."""
+    """The tensors of a state, as a tuple."""
     return (state,) if isinstance(state, Tensor) else state
 
 
 def like(state: State, rows: tuple[Tensor, ...]) -> State:
-    """``as_rows``, undone: these tensors as a state of the same form."""
+    """The inverse of ``as_rows``: a state made of ``rows``, of the same form as ``state``."""
     return rows[0] if isinstance(state, Tensor) else rows

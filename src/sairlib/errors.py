@@ -1,19 +1,19 @@
-"""Exceptions that are meant for the person at the keyboard."""
+"""Errors that are meant for the user, and how to recognise lack of memory."""
 
 
 class UserError(ValueError):
-    """Bad configuration, bad data, a missing file: what is wrong, where, and what to do, in one line.
+    """Bad configuration, bad data or a missing file. The message says in one line what is wrong, where, and what to do.
 
-    The commands print it without a traceback and exit with a code that is not 0. Anything else that
-    escapes is a bug and keeps its traceback.
+    The commands print it without a traceback and exit with a code other than 0. Any other exception is a bug and keeps
+    its traceback.
     """
 
 
 class NonFiniteError(ArithmeticError):
-    """A model produced NaN or inf: a figure made from it would be a lie."""
+    """A model produced NaN or inf, so no result can be computed from it."""
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether a tensor found no room: torch says so by another exception on every kind of device."""
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in told or "can't allocate memory" in told
+    """Whether ``error`` means that memory ran out. torch raises a different exception on each kind of device."""
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message

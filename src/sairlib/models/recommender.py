@@ -1,4 +1,4 @@
-"""What a model is: the abstract types of models, and the heads by which their states score items."""
+"""The abstract types of models, and the heads that score items against their states."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from sairlib.nn.kernels.distances import all_squared_distances, squared_distance
 
 
 class Recommender(nn.Module, ABC):
-    """Makes states of histories; its ``head`` scores items against them.
+    """A model turns histories into states; its ``head`` scores items against them.
 
-    A model is a final class under one of the three types below, which say what a state of it has seen. A variant is an
-    argument or a part handed in, not a subclass.
+    Derive a model from one of the three types below, which differ in what a state has seen, and mark it ``@final``.
+    Make a variant an argument, or a part that is passed in, not a subclass.
     """
 
     n_items: int
@@ -24,26 +24,25 @@ class Recommender(nn.Module, ABC):
     @property
     @abstractmethod
     def head(self) -> "Head":
-        """How a state scores items."""
+        """Scores items against the states."""
 
     @abstractmethod
     def newest(self, history: History) -> State:
-        """The state (B, ...) that predicts what comes after each history; finite for an empty one."""
+        """The states (B, ...) that predict the item after each history; finite for an empty history."""
 
     def prepare(self, counts_M: Tensor) -> None:
-        """Called once before training: how often each item occurs in the training part (M + 1)."""
+        """Called once before training. ``counts_M`` (M + 1): how often each item occurs in the training part."""
 
     def after_step(self) -> None:
-        """Called after every step of the optimiser: where weights are held to a ball, say."""
+        """Called after every optimiser step, for example to limit the norm of the weights."""
 
     def auxiliary(self, batch: Batch, states: State) -> dict[str, Tensor]:
-        """Named scalars, already weighted, to be added to the loss: means over the batch. ``states`` are those that
-        the loss scores."""
+        """Named scalars to add to the loss: weighted means over the batch. ``states``: those that the loss scores."""
         return {}
 
     @torch.no_grad()
     def diagnose(self, history: History) -> dict[str, Tensor]:
-        """Named figures worth plotting about these histories, scalars or vectors, averaged over the batch."""
+        """Named figures to plot, scalars or vectors, averaged over these histories."""
         return {}
 
     def n_parameters(self) -> int:
@@ -51,45 +50,45 @@ class Recommender(nn.Module, ABC):
 
 
 class StepModel(Recommender):
-    """A state at every step, a function of what came up to it alone: every step may be trained.
+    """One state per step, which depends only on the history up to that step. Every step can be trained.
 
-    ``memory``: how many of the newest items a state depends on, where that is a number; evaluation reads no more.
+    ``memory``: how many of the newest items a state depends on; evaluation reads only these. None: all items.
     """
 
     memory: int | None = None
 
     @abstractmethod
     def encode(self, history: History) -> State:
-        """States (B, N, ...); what stands at padding is not looked at."""
+        """States (B, N, ...). Those at padding are not used."""
 
     def newest(self, history: History) -> State:
-        seen = history if self.memory is None else history.tail(self.memory)
-        last_B = last_steps(seen.items_BN)
-        return map_state(lambda states: at_steps(states, last_B), self.encode(seen))
+        recent = history if self.memory is None else history.tail(self.memory)
+        last_B = last_steps(recent.items_BN)
+        return map_state(lambda states: at_steps(states, last_B), self.encode(recent))
 
 
 class SequenceModel(Recommender):
-    """One state for a whole sequence, which has seen all of it."""
+    """One state per sequence, which depends on all of it."""
 
 
 class ClozeModel(Recommender):
-    """Hidden items are told from all others, before and after them. ``mask_item`` is the number that hides one."""
+    """Predicts hidden items from the items before and after them. The id ``mask_item`` replaces a hidden item."""
 
     mask_item: int
 
     @abstractmethod
     def encode(self, history: History) -> State:
-        """States (B, N, ...), of which those at ``mask_item`` mean something."""
+        """States (B, N, ...). Only those at ``mask_item`` are used."""
 
 
-Rows: TypeAlias = Callable[[Tensor | None], Tensor]
-"""Gives something of each of these items (*items.shape, ...); of all M + 1, PAD's first, where they are None."""
+Lookup: TypeAlias = Callable[[Tensor | None], Tensor]
+"""From item ids to a vector or number of each (*items.shape, ...). None stands for all M + 1 ids, PAD first."""
 
 
 class Head(ABC):
-    """Scores of items against states, higher is better.
+    """Scores items against states; higher is better.
 
-    ``log_odds``: whether scores may be read as such; negated distances, never above 0, may not.
+    ``log_odds``: whether a loss may read the scores as log-odds. Negated distances, never above 0, are none.
     """
 
     log_odds: bool
@@ -104,11 +103,11 @@ class Head(ABC):
 
     @abstractmethod
     def score_all(self, states: State) -> Tensor:
-        """Scores (B, M + 1) of every item against states (B, D); column 0 is PAD's and means nothing."""
+        """Scores (B, M + 1) of all items against states (B, D). Column 0 belongs to PAD and is not used."""
 
 
 def one_tensor(states: State) -> Tensor:
-    """A state that has to be a single tensor."""
+    """The state itself; TypeError if it is a tuple of tensors."""
     if not isinstance(states, Tensor):
         raise TypeError("this head scores states of one tensor")
     return states
@@ -116,17 +115,17 @@ def one_tensor(states: State) -> Tensor:
 
 @final
 class Products(Head):
-    """<state, vector of the item> + its bias, where there is one."""
+    """score = <state, item vector> + item bias (if there is a bias)."""
 
     log_odds = True
 
-    def __init__(self, vectors: Rows, bias: Rows | None = None) -> None:
-        """``vectors`` gives (*items.shape, D), ``bias`` (*items.shape)."""
+    def __init__(self, vectors: Lookup, bias: Lookup | None = None) -> None:
+        """``vectors`` returns (*items.shape, D), ``bias`` returns (*items.shape)."""
         self.vectors = vectors
         self.bias = bias
 
     def of(self, items: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What states are multiplied with, and what is added."""
+        """The vectors and biases of ``items``; None stands for all items."""
         return self.vectors(items), None if self.bias is None else self.bias(items)
 
     def score(self, states: State, items: Tensor) -> Tensor:
@@ -143,41 +142,43 @@ class Products(Head):
 
 @final
 class Distances(Head):
-    """The item's bias, where there is one, less the distance between the state and the item's point.
+    """score = item bias (if there is one) - distance between the state and the item's point.
 
-    ``kind``: ``squared_l2`` or ``l1``.
+    ``kind`` of distance: ``squared_l2`` or ``l1``.
     """
 
     log_odds = False
 
-    def __init__(self, points: Rows, bias: Rows | None = None, kind: str = "squared_l2") -> None:
-        """``points`` gives (*items.shape, D), ``bias`` (*items.shape)."""
+    def __init__(self, points: Lookup, bias: Lookup | None = None, kind: str = "squared_l2") -> None:
+        """``points`` returns (*items.shape, D), ``bias`` returns (*items.shape)."""
         self.points = points
         self.bias = bias
         self.l1 = kind == "l1"
 
     def score(self, states: State, items: Tensor) -> Tensor:
-        points, own = self.points(items), one_tensor(states)
-        each = (own.unsqueeze(-2) - points).abs().sum(-1) if self.l1 else squared_distances(own, points)
-        return self._less(each, items)
+        points, states = self.points(items), one_tensor(states)
+        distances = (states.unsqueeze(-2) - points).abs().sum(-1) if self.l1 else squared_distances(states, points)
+        return self._scores(distances, items)
 
     def score_shared(self, states: State, items_C: Tensor) -> Tensor:
-        own = one_tensor(states)
-        return self._less(self._all(own.flatten(0, -2), self.points(items_C)).view(*own.shape[:-1], -1), items_C)
+        states = one_tensor(states)
+        distances_XC = self._distances(states.flatten(0, -2), self.points(items_C))
+        return self._scores(distances_XC.view(*states.shape[:-1], -1), items_C)
 
     def score_all(self, states: State) -> Tensor:
-        return self._less(self._all(one_tensor(states), self.points(None)), None)
+        return self._scores(self._distances(one_tensor(states), self.points(None)), None)
 
-    def _all(self, states_XD: Tensor, points_MD: Tensor) -> Tensor:
+    def _distances(self, states_XD: Tensor, points_MD: Tensor) -> Tensor:
+        """Of every state to every point (X, M)."""
         return torch.cdist(states_XD, points_MD, p=1) if self.l1 else all_squared_distances(states_XD, points_MD)
 
-    def _less(self, distances: Tensor, items: Tensor | None) -> Tensor:
+    def _scores(self, distances: Tensor, items: Tensor | None) -> Tensor:
         return -distances if self.bias is None else self.bias(items) - distances
 
 
 @final
 class Mixture(Head):
-    """w times what one head makes of the first half of a state, and (1 - w) times what another makes of the second."""
+    """score = w first(first half of the state) + (1 - w) second(second half of the state), two heads."""
 
     def __init__(self, w: float, first: Head, second: Head) -> None:
         self.w = w
