@@ -345,5 +345,5 @@ def test_more_targets_than_a_short_batch_has_steps() -> None:
 def test_gbce_has_no_meaning_for_popular_negatives() -> None:
     known = store()
     NextItem(GBCE(M), sampler(known, 2, "shared"), known, 16).check(Bigram())
-    with pytest.raises(UserError, match="loss=gbce has a meaning for uniform negatives alone"):
+    with pytest.raises(UserError, match="loss=gbce is defined only for uniform negatives"):
         NextItem(GBCE(M), sampler(known, 2, "popular"), known, 16).check(Bigram())

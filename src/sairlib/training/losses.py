@@ -1,4 +1,4 @@
-"""Losses: what a target costs, given the scores of what it is told from. Each says itself what that is."""
+"""Losses: the cost of each target, given its score and those of other items."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -17,34 +17,33 @@ from sairlib.training.negatives import Popular, Sampler
 
 
 class Loss(ABC):
-    """What each target costs. ``name`` is what it is called in configuration and record."""
+    """The cost of each target. ``name``: its name in the configuration and in the log."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def check(self, model: Recommender, sampler: Sampler | None) -> None:
-        """UserError for a model, or negatives, that this loss has no meaning for."""
+        """UserError if this loss is not defined for the model or the negatives."""
 
     @abstractmethod
     def each(self, model: Recommender, states: State, targets_XS: Tensor, negatives: Negatives | None) -> Tensor:
-        """Costs (X, S) of targets, seen from states (X, ...); 0 where the target is PAD.
+        """Costs (X, S) of targets, given states (X, ...); 0 where the target is PAD.
 
-        ``negatives``, as in ``Batch``, has X in the place of (B, N).
+        ``negatives``: as in ``Batch``, with X in place of (B, N).
         """
 
 
 class DrawnLoss(Loss):
-    """Tells a target from drawn negatives. ``reads_log_odds``: whether it takes scores for log-odds."""
+    """Compares a target with drawn negatives. ``reads_log_odds``: whether the loss reads scores as log-odds."""
 
     reads_log_odds: ClassVar[bool] = False
 
     @abstractmethod
     def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        """Costs (...) of positives, column 0 of ``scores`` (..., 1 + C), told from negatives, its other columns.
+        """Costs (...) of targets, whose scores are column 0 of ``scores`` (..., 1 + C); the others are of negatives.
 
-        ``counts``, of the same shape, is True where a score counts: not for PAD, nor for a negative that is the
-        positive itself. ``log_expected`` (broadcast to (..., C)) is as in ``Negatives``. What a positive that does not
-        count costs means nothing.
+        ``counts`` (..., 1 + C) is True where a score counts: not for PAD, nor for a negative that equals the target.
+        ``log_expected`` (broadcast to (..., C)) is as in ``Negatives``. The cost of a PAD target is not used.
         """
 
     def check(self, model: Recommender, sampler: Sampler | None) -> None:
@@ -59,26 +58,26 @@ class DrawnLoss(Loss):
     def each(self, model: Recommender, states: State, targets_XS: Tensor, negatives: Negatives | None) -> Tensor:
         assert negatives is not None
         items_XSC, head = negatives.items_BNSC, model.head
-        asked_XS, scores_per_row = targets_XS != PAD, targets_XS.shape[1] * (1 + items_XSC.shape[-1])
+        real_XS, scores_per_row = targets_XS != PAD, targets_XS.shape[1] * (1 + items_XSC.shape[-1])
 
-        def of_own(targets_XS: Tensor, items_XSC: Tensor, log_expected: Tensor, *rows: Tensor) -> Tensor:
+        def with_own(targets_XS: Tensor, items_XSC: Tensor, log_expected: Tensor, *rows: Tensor) -> Tensor:
             candidates = torch.cat([targets_XS[..., None], items_XSC], -1)
             scores = head.score(like(states, rows), candidates.flatten(1)).view(candidates.shape)
             return self.cost(scores.float(), candidates != PAD, log_expected)
 
-        def of_shared(targets_XS: Tensor, *rows: Tensor) -> Tensor:
-            positive = head.score(like(states, rows), targets_XS)[..., None]
+        def with_shared(targets_XS: Tensor, *rows: Tensor) -> Tensor:
+            target = head.score(like(states, rows), targets_XS)[..., None]
             shared = head.score_shared(like(states, rows), items_C)[:, None].expand(*targets_XS.shape, -1)
             counts = torch.cat([(targets_XS != PAD)[..., None], targets_XS[..., None] != items_C], -1)
-            return self.cost(torch.cat([positive, shared], -1).float(), counts, negatives.log_expected.flatten())
+            return self.cost(torch.cat([target, shared], -1).float(), counts, negatives.log_expected.flatten())
 
         if negatives.shared:
             items_C = items_XSC.flatten()
-            costs_XS = in_parts(of_shared, scores_per_row, asked_XS.any(-1), targets_XS, *as_rows(states))
+            costs_XS = in_parts(with_shared, scores_per_row, real_XS.any(-1), targets_XS, *as_rows(states))
         else:
             own = items_XSC, negatives.log_expected.expand(*items_XSC.shape[:-1], -1)
-            costs_XS = in_parts(of_own, scores_per_row, asked_XS.any(-1), targets_XS, *own, *as_rows(states))
-        return costs_XS.where(asked_XS, 0.0)
+            costs_XS = in_parts(with_own, scores_per_row, real_XS.any(-1), targets_XS, *own, *as_rows(states))
+        return costs_XS.where(real_XS, 0.0)
 
 
 @final
@@ -98,9 +97,8 @@ class BCE(DrawnLoss):
 class GBCE(DrawnLoss):
     """-beta log sigmoid(s+) - sum of log(1 - sigmoid(s-)), beta = a (t (1 - 1/a) + 1/a) (Petrov and Macdonald, 2023).
 
-    a = k / (|I| - 1) is the share of all other items that the k negatives are; t = 0 is BCE, t = 1 undoes the
-    overconfidence whole. ``n_items`` is |I|. Without meaning for negatives that are not drawn uniformly: beta makes up
-    for how few of them there are, all alike.
+    a = k / (|I| - 1), with k negatives and ``n_items`` = |I|. t = 0 is BCE; t = 1 removes all overconfidence. Defined
+    only for uniform negatives: beta corrects for their number, the same for every item.
     """
 
     name = "gbce"
@@ -113,12 +111,12 @@ class GBCE(DrawnLoss):
         if not 0 <= self.t <= 1:
             raise UserError(f"loss.t={self.t}: must be between 0 and 1")
         if isinstance(sampler, Popular):
-            raise UserError("loss=gbce has a meaning for uniform negatives alone: choose negatives=uniform or shared")
+            raise UserError("loss=gbce is defined only for uniform negatives: choose negatives=uniform or shared")
         if sampler is not None and sampler.n > self.n_items - 1:
             raise UserError(f"negatives.n={sampler.n}: loss=gbce takes at most the {self.n_items - 1} other items")
 
     def beta(self, n_negatives: int) -> float:
-        """The power of the positive's likelihood."""
+        """The exponent of the target's likelihood."""
         share = n_negatives / (self.n_items - 1)
         return share * (self.t * (1 - 1 / share) + 1 / share)
 
@@ -130,13 +128,13 @@ class GBCE(DrawnLoss):
 @final
 @dataclass(frozen=True)
 class BPR(DrawnLoss):
-    """-log sigmoid(s+ - s-), the mean over the negatives (Rendle et al., 2009)."""
+    """-log sigmoid(s+ - s-), averaged over the negatives (Rendle et al., 2009)."""
 
     name = "bpr"
 
     def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        each = softplus(scores[..., 1:] - scores[..., :1])
-        return _sum(each, counts) / counts[..., 1:].sum(-1).clamp_min(1)
+        costs = softplus(scores[..., 1:] - scores[..., :1])
+        return _sum(costs, counts) / counts[..., 1:].sum(-1).clamp_min(1)
 
 
 @final
@@ -151,7 +149,7 @@ class BPRMax(DrawnLoss):
     regularisation: float = 1.0
 
     def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        none = ~counts[..., 1:].any(-1, keepdim=True)
+        none = ~counts[..., 1:].any(-1, keepdim=True)  # without negatives that count, the cost is 0
         negatives = scores[..., 1:].masked_fill(~(counts[..., 1:] | none), -torch.inf)
         log_weights = log_softmax(negatives, -1)
         log_likelihood = torch.logsumexp(log_weights + logsigmoid(scores[..., :1] - scores[..., 1:]), -1)
@@ -174,11 +172,11 @@ class Hinge(DrawnLoss):
 @final
 @dataclass(frozen=True)
 class SampledSoftmax(DrawnLoss):
-    """-log of the positive's softmax among the drawn.
+    """-log of the target's softmax among itself and its negatives.
 
-    ``logq`` takes log(its expected count) from a negative's score (Bengio and Senecal, 2008). The sum is then, in
-    expectation, that over everything that may be drawn: over the whole catalogue with ``negatives=shared`` or
-    ``popular``; with ``uniform`` over the items that the user has not had in training, and the target.
+    ``logq`` subtracts log(expected count) from each negative's score (Bengio and Senecal, 2008). The softmax's
+    denominator then estimates the sum over all items that can be drawn: the whole catalogue for ``negatives=shared`` or
+    ``popular``; for ``uniform``, the target and the items that the user has not had in training.
     """
 
     name = "sampled_softmax"
@@ -202,17 +200,18 @@ class Softmax(Loss):
             raise UserError("loss=softmax is over all items and draws no negatives: choose negatives=none")
 
     def each(self, model: Recommender, states: State, targets_XS: Tensor, negatives: Negatives | None) -> Tensor:
-        asked_XS, head = targets_XS != PAD, model.head
+        real_XS, head = targets_XS != PAD, model.head
 
-        def of_all(targets_XS: Tensor, *rows: Tensor) -> Tensor:
+        def with_all(targets_XS: Tensor, *rows: Tensor) -> Tensor:
             return softmax(head.score_all(like(states, rows)), targets_XS)
 
         if isinstance(head, Products) and isinstance(states, Tensor):
-            costs_XS = softmax_of_products(states, *head.of(None), targets_XS, asked_XS.any(-1))
+            costs_XS = softmax_of_products(states, *head.of(None), targets_XS, real_XS.any(-1))
         else:
-            costs_XS = in_parts(of_all, model.n_items + 1, asked_XS.any(-1), targets_XS, *as_rows(states))
-        return costs_XS.where(asked_XS, 0.0)
+            costs_XS = in_parts(with_all, model.n_items + 1, real_XS.any(-1), targets_XS, *as_rows(states))
+        return costs_XS.where(real_XS, 0.0)
 
 
-def _sum(each: Tensor, counts: Tensor) -> Tensor:
-    return each.where(counts[..., 1:], 0.0).sum(-1)
+def _sum(costs: Tensor, counts: Tensor) -> Tensor:
+    """Over the negatives that count."""
+    return costs.where(counts[..., 1:], 0.0).sum(-1)

@@ -1,4 +1,4 @@
-"""The negatives of training, drawn with replacement; with each the logarithm of how often it is expected among them."""
+"""Samplers of negatives for training. All draw with replacement."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
 
 Draw: TypeAlias = Callable[[Tensor, tuple[int, ...]], Negatives]
-"""Gives negatives to targets (B, *shape) of ``users_B``."""
+"""From ``users_B`` and ``shape`` to negatives for targets (B, *shape)."""
 
 
 class Sampler(ABC):
-    """Draws ``n`` negatives for each target, by what trains in ``store``."""
+    """Draws ``n`` negatives for each target, given the training part of ``store``."""
 
     def __init__(self, store: SequenceStore, n: int) -> None:
         if n < 1:
@@ -25,12 +25,12 @@ class Sampler(ABC):
 
     @abstractmethod
     def begin(self, generator: torch.Generator) -> Draw:
-        """How the targets of one batch get theirs."""
+        """A function that draws for one batch. Call it for each piece of the batch."""
 
 
 @final
 class Uniform(Sampler):
-    """Each target has its own, uniform outside the user's training history (SASRec, section III-E)."""
+    """Own negatives for each target, uniform outside the user's training history (SASRec, section III-E)."""
 
     def __init__(self, store: SequenceStore, n: int) -> None:
         super().__init__(store, n)
@@ -45,24 +45,24 @@ class Uniform(Sampler):
 
 
 class ByWeight(Sampler):
-    """The same for the whole batch, each item in proportion to its weight."""
+    """The same negatives for the whole batch, each item drawn in proportion to its weight (M + 1)."""
 
     def __init__(self, store: SequenceStore, n: int, weights_M: Tensor) -> None:
         super().__init__(store, n)
         weights_M[PAD] = 0
-        self.cumulated_M = weights_M.cumsum(0) / weights_M.sum()
+        self.cumulative_M = weights_M.cumsum(0) / weights_M.sum()
         self.log_expected_M = (n * weights_M / weights_M.sum()).log().float()
 
     def begin(self, generator: torch.Generator) -> Draw:
-        at_C = torch.rand(self.n, generator=generator, device=self.cumulated_M.device, dtype=torch.float64)
-        drawn_C = torch.searchsorted(self.cumulated_M, at_C, right=True).clamp(max=len(self.cumulated_M) - 1)
-        drawn = Negatives(drawn_C[None, None, None], self.log_expected_M[drawn_C], shared=True)
-        return lambda users_B, shape: drawn
+        random_C = torch.rand(self.n, generator=generator, device=self.cumulative_M.device, dtype=torch.float64)
+        drawn_C = torch.searchsorted(self.cumulative_M, random_C, right=True).clamp(max=len(self.cumulative_M) - 1)
+        negatives = Negatives(drawn_C[None, None, None], self.log_expected_M[drawn_C], shared=True)
+        return lambda users_B, shape: negatives
 
 
 @final
 class Shared(ByWeight):
-    """The same for the whole batch, uniform over all items."""
+    """The same negatives for the whole batch, uniform over all items."""
 
     def __init__(self, store: SequenceStore, n: int) -> None:
         super().__init__(store, n, torch.ones_like(store.counts_M, dtype=torch.float64))
@@ -70,10 +70,10 @@ class Shared(ByWeight):
 
 @final
 class Popular(ByWeight):
-    """The same for the whole batch, in proportion to (training count) ^ ``power`` (GRU4Rec, CIKM 2018: its alpha)."""
+    """The same negatives for the whole batch, drawn by (training count) ^ ``power`` (alpha in GRU4Rec, CIKM 2018)."""
 
     def __init__(self, store: SequenceStore, n: int, power: float = 0.75) -> None:
         if not power >= 0:
             raise UserError(f"power={power}: must be 0 or more")
         counts_M = store.counts_M
-        super().__init__(store, n, counts_M.double() ** power * (counts_M > 0))  # 0 ^ 0 is 1
+        super().__init__(store, n, counts_M.double() ** power * (counts_M > 0))  # power 0 would give 0 ^ 0 = 1

@@ -1,7 +1,7 @@
-"""What a model is asked to predict in training: from users to a batch, from a batch to the parts of the loss."""
+"""Objectives: what a model learns to predict. They make batches of users, and the loss of a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, final
 
@@ -20,7 +20,7 @@ DRAWS = ("pairs", "users")
 
 
 class Objective(ABC):
-    """What is to be predicted, and what it costs. ``batch_size``: users of a batch."""
+    """What a model learns to predict, and the cost of a wrong prediction. ``batch_size``: users per batch."""
 
     def __init__(self, loss: Loss, sampler: Sampler | None, store: SequenceStore, batch_size: int) -> None:
         self.cost = loss
@@ -30,54 +30,54 @@ class Objective(ABC):
 
     @abstractmethod
     def steps(self) -> float:
-        """How many steps an epoch asks about, on average."""
+        """How many steps have a target in an epoch, on average."""
 
     @cached_property
     def steps_per_batch(self) -> float:
-        """What a batch's summed loss is divided by: every step of an epoch then weighs the same.
+        """The divisor of a batch's summed loss: the average number of steps with a target.
 
-        Batches are grouped by length. Divided by its own number of steps, a batch of short sequences would give each
-        step many times the weight of one in a batch of long sequences.
+        It is the same for all batches, so that every step of an epoch weighs the same. Batches are grouped by length:
+        divided by its own number of steps, a batch of short sequences would give each step a far higher weight.
         """
         return self.steps() / self.store.n_batches(self.batch_size)
 
     @property
     def rows_per_batch(self) -> float:
-        """About so many items a batch looks up: inputs, targets and their negatives."""
-        drawn = self.sampler.n if self.sampler else 0
-        return self.store.n_train_steps / self.store.n_batches(self.batch_size) * (2 + drawn)
+        """About how many items a batch looks up: inputs, targets and negatives."""
+        n_negatives = self.sampler.n if self.sampler else 0
+        return self.store.n_train_steps / self.store.n_batches(self.batch_size) * (2 + n_negatives)
 
     def check(self, model: Recommender) -> None:
-        """UserError for a model that this objective, or its loss, has no meaning for."""
+        """UserError if this objective or its loss is not defined for the model."""
         self.cost.check(model, self.sampler)
 
     def batches(
         self, rows: Rows, generator: torch.Generator, steps_at_once: int | None = None
     ) -> Iterator[tuple[Batch, float]]:
-        """A batch, or its pieces of about so many steps; each with the share of the batch that it is."""
+        """The batch of these users, or its pieces of about ``steps_at_once`` steps; each with its share of users."""
         draw = self.sampler.begin(generator) if self.sampler else None
         for piece in self.store.pieces(rows, steps_at_once):
             yield self.batch(piece, generator, draw), len(piece.users_B) / len(rows.users_B)
 
     @abstractmethod
     def batch(self, rows: Rows, generator: torch.Generator, draw: Draw | None) -> Batch:
-        """What is asked about these users."""
+        """The batch of these users."""
 
     @abstractmethod
     def states(self, model: Recommender, batch: Batch) -> tuple[State, Tensor, Negatives | None]:
-        """States (X, ...), their targets (X, S), and what these are told from."""
+        """States (X, ...), their targets (X, S), and the negatives of these."""
 
     def loss(self, model: Recommender, batch: Batch, share: float = 1.0) -> dict[str, Tensor]:
-        """Named scalars whose sum is to be minimised. ``share``: the batch is so much of a whole one."""
+        """Named scalars; training minimises their sum. ``share``: as from ``batches``."""
         states, targets_XS, negatives = self.states(model, batch)
         total = self.cost.each(model, states, targets_XS, negatives).sum() / self.steps_per_batch
-        others = model.auxiliary(batch, states).items()
-        return {self.cost.name: total, **{name: share * value for name, value in others}}
+        auxiliary = model.auxiliary(batch, states)
+        return {self.cost.name: total, **{name: share * value for name, value in auxiliary.items()}}
 
 
 @final
 class NextItem(Objective):
-    """The next item at every step (or the next ``n_targets`` of them, as Caser and AttRec have it)."""
+    """Predicts the next item at every step, or the next ``n_targets`` items, as in Caser and AttRec."""
 
     def __init__(
         self, loss: Loss, sampler: Sampler | None, store: SequenceStore, batch_size: int, n_targets: int = 1
@@ -107,17 +107,17 @@ class NextItem(Objective):
     def states(self, model: Recommender, batch: Batch) -> tuple[State, Tensor, Negatives | None]:
         assert isinstance(model, StepModel)
         states = map_state(lambda states_BN: states_BN.flatten(0, 1), model.encode(batch.history))
-        return states, batch.targets_BNS.flatten(0, 1), _rows(batch.negatives)
+        return states, batch.targets_BNS.flatten(0, 1), _flattened(batch.negatives)
 
 
 @final
 class Prefix(Objective):
-    """The item after a prefix, for models that see the whole of what they are given.
+    """Predicts the item after a prefix, for models whose state depends on the whole sequence.
 
-    ``draw``: ``pairs`` draws from all pairs of a user and one of its prefixes, each with the same chance. The public
-    codes of these models weigh them so. An epoch here draws as many pairs as there are users; one of theirs shows
-    all pairs, some 160 times as many on ML-1M. ``users`` takes every user once in an epoch, cut at a step drawn anew: a
-    step of a user with few then weighs many times one of a user with many.
+    ``draw``: ``pairs`` draws uniformly from all pairs of a user and one of the user's prefixes. The models' public code
+    weighs pairs so too, but its epoch shows all pairs; an epoch here draws as many pairs as there are users (1/160 of
+    all on ML-1M). ``users`` takes every user once per epoch, cut at a random step: a step of a user with few steps then
+    weighs much more than one of a user with many.
     """
 
     def __init__(
@@ -138,25 +138,25 @@ class Prefix(Objective):
 
     def batch(self, rows: Rows, generator: torch.Generator, draw: Draw | None) -> Batch:
         users_B, store = rows.users_B, self.store
-        at_B = torch.rand(len(users_B), generator=generator, device=users_B.device, dtype=torch.float64)
+        random_B = torch.rand(len(users_B), generator=generator, device=users_B.device, dtype=torch.float64)
         if self.pairs:
-            users_B, ends_B = store.prefixes(at_B)
+            users_B, ends_B = store.prefixes(random_B)
         else:
-            ends_B = 1 + (at_B * (store.train_lengths[users_B] - 1)).long()
+            ends_B = 1 + (random_B * (store.train_lengths[users_B] - 1)).long()
         targets_B11 = store.items[store.starts[users_B] + ends_B][:, None, None]
-        drawn = draw(users_B, (1, 1)) if draw else None
-        return Batch(store.history(users_B, ends_B, store.max_len), targets_B11, drawn)
+        negatives = draw(users_B, (1, 1)) if draw else None
+        return Batch(store.history(users_B, ends_B, store.max_len), targets_B11, negatives)
 
     def states(self, model: Recommender, batch: Batch) -> tuple[State, Tensor, Negatives | None]:
-        return model.newest(batch.history), batch.targets_BNS.flatten(0, 1), _rows(batch.negatives)
+        return model.newest(batch.history), batch.targets_BNS.flatten(0, 1), _flattened(batch.negatives)
 
 
 @final
 class Cloze(Objective):
-    """Items hidden at random are told from all others (BERT4Rec, section 3.6).
+    """Predicts items hidden at random (BERT4Rec, section 3.6).
 
-    Each step is hidden with probability ``mask_share``, at least one of a sequence; of a ``last_share`` of the
-    sequences the newest alone, which is what the evaluation asks. Every hidden step counts once.
+    Each step is hidden with probability ``mask_share``, but at least one per sequence. In a ``last_share`` of the
+    sequences only the newest step is hidden, as in evaluation. Every hidden step weighs the same.
     """
 
     def __init__(
@@ -177,8 +177,8 @@ class Cloze(Objective):
 
     def steps(self) -> float:
         lengths_U = self.store.train_lengths[self.store.train_users].clamp(max=self.store.max_len).double()
-        drawn_U = self.mask_share * lengths_U + (1 - self.mask_share) ** lengths_U  # none was: then one is taken
-        return float((self.last_share + (1 - self.last_share) * drawn_U).sum())
+        hidden_U = self.mask_share * lengths_U + (1 - self.mask_share) ** lengths_U  # if none is drawn, one is hidden
+        return float((self.last_share + (1 - self.last_share) * hidden_U).sum())
 
     def check(self, model: Recommender) -> None:
         super().check(model)
@@ -190,16 +190,17 @@ class Cloze(Objective):
         history = store.history(rows.users_B, store.train_lengths[rows.users_B], store.max_len)
         hidden_BN = self._hidden(history.items_BN, generator)
         targets_BN1 = torch.where(hidden_BN, history.items_BN, PAD)[..., None]
-        drawn = draw(rows.users_B, (targets_BN1.shape[1], 1)) if draw else None
-        return Batch(history, targets_BN1, drawn)
+        negatives = draw(rows.users_B, (targets_BN1.shape[1], 1)) if draw else None
+        return Batch(history, targets_BN1, negatives)
 
     def _hidden(self, items_BN: Tensor, generator: torch.Generator) -> Tensor:
-        drawn: dict[str, Any] = {"generator": generator, "device": items_BN.device}
+        """Which steps are hidden (B, N)."""
+        options: dict[str, Any] = {"generator": generator, "device": items_BN.device}
         real_BN, lengths_B = items_BN != PAD, lengths(items_BN)
         steps_N = torch.arange(items_BN.shape[1], device=items_BN.device)
-        one_B = (torch.rand(len(items_BN), **drawn) * lengths_B).long()  # of those of which none was hidden: this one
-        last_B = torch.rand(len(items_BN), **drawn) < self.last_share
-        hidden_BN = (torch.rand(items_BN.shape, **drawn) < self.mask_share) & real_BN & ~last_B[:, None]
+        one_B = (torch.rand(len(items_BN), **options) * lengths_B).long()  # hidden if no other step is
+        last_B = torch.rand(len(items_BN), **options) < self.last_share
+        hidden_BN = (torch.rand(items_BN.shape, **options) < self.mask_share) & real_BN & ~last_B[:, None]
         one_B = torch.where(last_B, lengths_B - 1, one_B)
         return torch.where(hidden_BN.any(1, keepdim=True), hidden_BN, (steps_N == one_B[:, None]) & real_BN)
 
@@ -207,19 +208,19 @@ class Cloze(Objective):
         assert isinstance(model, ClozeModel)
         hidden_BN = batch.targets_BNS[..., 0] != PAD
         items_BN = batch.history.items_BN.masked_fill(hidden_BN, model.mask_item)
-        states = map_state(
-            lambda states_BN: states_BN[hidden_BN], model.encode(batch.history._replace(items_BN=items_BN))
-        )
-        drawn = batch.negatives
-        if drawn is not None and not drawn.shared:
-            expected = drawn.log_expected.expand(*drawn.items_BNSC.shape[:-1], -1)
-            drawn = Negatives(drawn.items_BNSC[hidden_BN], expected[hidden_BN])
-        return states, batch.targets_BNS[hidden_BN], drawn
+        states_BN = model.encode(batch.history._replace(items_BN=items_BN))
+        states = map_state(lambda tensor_BN: tensor_BN[hidden_BN], states_BN)
+        return states, batch.targets_BNS[hidden_BN], _mapped(batch.negatives, lambda tensor_BN: tensor_BN[hidden_BN])
 
 
-def _rows(negatives: Negatives | None) -> Negatives | None:
-    """Those of every step in a row of its own: X in the place of (B, N)."""
+def _flattened(negatives: Negatives | None) -> Negatives | None:
+    """With X in place of (B, N)."""
+    return _mapped(negatives, lambda tensor_BN: tensor_BN.flatten(0, 1))
+
+
+def _mapped(negatives: Negatives | None, function: Callable[[Tensor], Tensor]) -> Negatives | None:
+    """``function`` of the tensors of own negatives; shared ones stay as they are."""
     if negatives is None or negatives.shared:
         return negatives
-    expected = negatives.log_expected.expand(*negatives.items_BNSC.shape[:-1], -1)
-    return Negatives(negatives.items_BNSC.flatten(0, 1), expected.flatten(0, 1))
+    log_expected = negatives.log_expected.expand(*negatives.items_BNSC.shape[:-1], -1)
+    return Negatives(function(negatives.items_BNSC), function(log_expected))

@@ -1,4 +1,4 @@
-"""Optimisers: those of torch, and Adam for tables of which a step touches few rows."""
+"""Optimisers: those of torch, and Adam for tables of which a step looks up few rows."""
 
 import math
 from typing import Any, cast
@@ -12,15 +12,15 @@ from sairlib.nn.layers import Table
 from sairlib.training.settings import TrainingSettings
 
 RARELY = 16
-"""Use RowAdam when a table has over so many times as many rows as a batch looks up (below, it is no faster)."""
+"""Use RowAdam when a table has over this many times as many rows as a batch looks up; below, it is no faster."""
 ROWS_AT_ONCE = 2**16
-"""Rows that are brought up to date at once where all are: the copies stay small beside the table."""
+"""How many rows ``catch_up`` updates at once, so that its copies stay small compared to the table."""
 
 
 def tables_by_rows(model: Recommender, settings: TrainingSettings, rows_per_batch: float) -> list[Table]:
-    """Tables of far more rows than a batch looks up: on CPU a step would spend its time on the others.
+    """The tables to train with RowAdam: those on CPU with far more rows than a batch looks up.
 
-    None where every row moves at every step, or the gradient must be known whole.
+    Empty if a setting moves every row at every step or needs the whole gradient.
     """
     if settings.compile or settings.weight_decay or settings.grad_clip:
         return []
@@ -33,33 +33,37 @@ def tables_by_rows(model: Recommender, settings: TrainingSettings, rows_per_batc
 
 
 def optimisers(model: Recommender, settings: TrainingSettings, tables: list[Table]) -> list[Optimizer]:
-    """One for all weights but those of ``tables``, and a RowAdam for these; as many of the two as have any."""
-    whole = [p for p in model.parameters() if not any(p is table.weight for table in tables)]
+    """RowAdam for ``tables`` and a torch optimiser for all other weights; each only if it has weights."""
+    weights = [p for p in model.parameters() if not any(p is table.weight for table in tables)]
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-    made: list[Optimizer] = []
-    if whole and settings.optimizer == "adagrad":
-        made.append(torch.optim.Adagrad(whole, **common))
-    elif whole:
-        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-        made.append(kind(whole, betas=settings.betas, fused=True, **common))
-    return [*made, RowAdam(tables, settings.lr, settings.betas)] if tables else made
+    result: list[Optimizer] = []
+    if weights and settings.optimizer == "adagrad":
+        result.append(torch.optim.Adagrad(weights, **common))
+    elif weights:
+        adam = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        result.append(adam(weights, betas=settings.betas, fused=True, **common))
+    if tables:
+        result.append(RowAdam(tables, settings.lr, settings.betas))
+    return result
 
 
 class RowAdam(Optimizer):
-    """Adam (Kingma and Ba, 2015, without weight decay) that catches up on a row when it is next looked up.
+    """Adam (Kingma and Ba, 2015, without weight decay) that updates a row only when it is next looked up.
 
-    A row without gradient still moves, by its fading momentum. From its last gradient at t0 on, m fades as b1^k and
-    v as b2^k, so what it owes after k steps is m / sqrt(v) times the sum over them of c_t (b1 / sqrt(b2))^(t - t0),
-    with c_t = lr sqrt(1 - b2^t) / (1 - b1^t). That sum is one number a row; the row itself is read and written when
-    ``tables`` are asked for it, before the lookup. Dense Adam's path is followed exactly but for rounding and for
-    epsilon, which enters what is owed as it stood at t0. Unlike ``torch.optim.SparseAdam``, nothing is left out.
+    In Adam, a row without a gradient still moves, by its fading momentum. After its last gradient at step t0, m fades
+    as b1^k and v as b2^k. The movement that k steps leave pending is m / sqrt(v) times the sum over these steps of
+    c_t (b1 / sqrt(b2))^(t - t0), with c_t = lr sqrt(1 - b2^t) / (1 - b1^t). Only this sum, one number per row, changes
+    at every step. The row itself changes before ``tables`` look it up. The weights equal those of dense Adam except for
+    rounding and for epsilon, which is added to sqrt(v) as of t0. ``torch.optim.SparseAdam`` leaves these movements out.
 
-    ``catch_up()`` brings every row up to date: call it before a table's weight is used as a whole.
+    Call ``catch_up()``, which updates every row, before a table's weight is used as a whole.
     """
 
     def __init__(self, tables: list[Table], lr: float, betas: tuple[float, float], eps: float = 1e-8) -> None:
         if not follows(betas):
-            raise ValueError(f"betas={betas}: what a row owes would grow without end; b1 must be below sqrt(b2)")
+            raise ValueError(
+                f"betas={betas}: the pending movement of a row would grow without limit; b1 must be below sqrt(b2)"
+            )
         super().__init__([table.weight for table in tables], {"lr": lr, "betas": betas, "eps": eps, "steps": 0})
         for table in tables:
             weight = table.weight
@@ -71,14 +75,15 @@ class RowAdam(Optimizer):
                 "faded": ones_M,  # (b1 / sqrt(b2))^(t - t0)
                 "owed": torch.zeros_like(ones_M),
             }
-            table.sparse = True  # its gradient holds the rows that were looked up, and no others
+            table.sparse = True  # its gradient holds only the rows that were looked up
             table.register_forward_pre_hook(self._before_lookup)
 
     def _before_lookup(self, table: Any, arguments: tuple[Tensor, ...]) -> None:
-        if torch.is_grad_enabled():  # without: evaluation, before which all rows were caught up
+        if torch.is_grad_enabled():  # in evaluation all rows are up to date
             self._catch_up(table.weight, arguments[0].reshape(-1))
 
     def catch_up(self) -> None:
+        """Update every row of every table."""
         for weight in self.param_groups[0]["params"]:
             for ids in torch.arange(len(weight), device=weight.device).split(ROWS_AT_ONCE):
                 self._catch_up(weight, ids)
@@ -95,7 +100,7 @@ class RowAdam(Optimizer):
         weight[rows] -= state["owed"][rows][:, None] * m / (v.sqrt() + group["eps"])
         state["m"][rows] = m * b1**missed
         state["v"][rows] = v * b2**missed
-        self._now(state, rows)
+        self._mark_current(state, rows)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -119,21 +124,21 @@ class RowAdam(Optimizer):
             v = state["v"][rows].mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
             weight[rows] -= (lr / (1 - b1**t)) * m / (v.sqrt().div_(rooted).add_(group["eps"]))
             state["m"][rows], state["v"][rows] = m, v
-            self._now(state, rows)
+            self._mark_current(state, rows)
 
-    def _now(self, state: dict[str, Tensor], rows: Tensor) -> None:
+    def _mark_current(self, state: dict[str, Tensor], rows: Tensor) -> None:
         state["seen_at"][rows] = self.param_groups[0]["steps"]
         state["faded"][rows] = 1
         state["owed"][rows] = 0
 
 
 def follows(betas: tuple[float, float]) -> bool:
-    """Whether ``RowAdam`` can: momentum must fade faster than the scale it is divided by."""
+    """Whether ``RowAdam`` can follow Adam with these betas: m must fade faster than sqrt(v)."""
     return betas[0] < math.sqrt(betas[1])
 
 
 def _distinct(ids: Tensor, n_rows: int) -> Tensor:
-    """Each id once; by marks in the table's length, which is faster than sorting."""
+    """Each id once, in ascending order. Marking all rows of the table is faster than sorting."""
     marked_M = torch.zeros(n_rows, dtype=torch.bool, device=ids.device)
     marked_M[ids] = True
     return marked_M.nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""The training loop's settings, and the learning rate that they come to."""
+"""The settings of the training loop, and its learning rate at each step."""
 
 import math
 from dataclasses import dataclass
@@ -12,19 +12,20 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The training loop's settings.
+    """The settings of the training loop.
 
-    epochs, batch_size: an epoch shows every user once.
-    optimizer: ``adam``, ``adamw`` or ``adagrad`` (which uses no betas). lr, betas, weight_decay: its own. The decay is
-    L2 in the gradient, as most of the papers use it; ``adamw``'s is apart from it, lr x weight_decay of every weight.
+    epochs: how often every user is shown. batch_size: users per batch.
+    optimizer: ``adam``, ``adamw`` or ``adagrad``, with its lr, betas (not for adagrad) and weight_decay. The decay is
+    L2 in the gradient, as in most of the papers; ``adamw`` subtracts lr x weight_decay of every weight instead.
     schedule: ``constant``, or ``linear`` / ``cosine`` down to 0 at the last epoch, after ``warmup_steps`` up from 0.
     grad_clip: largest gradient norm, 0 for no limit.
-    patience: stop after so many epochs without a better validation figure ``monitor`` (ranking/metric); 0 never stops.
+    monitor: the validation figure (ranking/metric) that chooses the best weights.
+    patience: stop after this many epochs without a better ``monitor``; 0 never stops.
     eval_every: epochs between validations.
-    precision: ``fp32``, or ``bf16`` (autocast; weights, optimiser and scores stay fp32; on CPU it was not faster).
+    precision: ``fp32``, or ``bf16`` (autocast; weights, optimiser and scores stay fp32; not faster on CPU).
     compile: pass the forward pass and the loss through torch.compile.
-    length_window: so many batches' sequences are sorted by length before they are cut into batches: less padding, the
-    larger the less; 1 mixes lengths fully.
+    length_window: sort the users of this many batches by length before cutting them into batches. More means less
+    padding; 1 mixes all lengths.
     """
 
     epochs: int = 200
@@ -54,13 +55,13 @@ class TrainingSettings:
             raise UserError(f"training.lr={self.lr}: must be greater than 0")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"training.betas={list(self.betas)}: give two numbers in [0, 1)")
-        chosen = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
-        for name, choices in chosen.items():
+        options = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        for name, choices in options.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"training.{name}={getattr(self, name)}: choose one of {', '.join(choices)}")
 
     def lr_at(self, step: int, total_steps: int) -> float:
-        """Learning rate of the step'th step (from 0) of ``total_steps``."""
+        """Learning rate of a step, counted from 0, of ``total_steps``."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / (self.warmup_steps + 1)
         done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)

@@ -1,4 +1,4 @@
-"""fit(): the one training loop, by hand."""
+"""The training loop."""
 
 import math
 import time
@@ -23,15 +23,15 @@ from sairlib.training.state import load_weights
 
 Item = TypeVar("Item")
 FLUSH = 20
-"""Steps between looks at the loss: on a GPU each look waits for the device."""
+"""Steps between readings of the loss. On a GPU each reading waits for the device."""
 PIECE = 2**13
-"""Steps that go through the model at once on CPU: a batch in pieces takes less memory and 7 % less time."""
+"""Sequence steps that pass through the model at once on CPU: pieces of a batch take less memory and 7 % less time."""
 DIAGNOSED = 512
-"""Held-out items whose histories a model's own figures (interest use) are taken from at each validation."""
+"""How many validation histories ``Recommender.diagnose`` gets at each validation."""
 
 
 class Recorder(Protocol):
-    """Where training writes down what happens: a run directory, mostly."""
+    """Records what happens in training, for example in a run directory (``RunLog``)."""
 
     def say(self, line: str) -> None: ...
 
@@ -48,7 +48,7 @@ class Recorder(Protocol):
 
 @dataclass
 class Progress:
-    """How far training has come; with model, optimiser and generators, all that resuming needs."""
+    """How far training has come. Resuming needs it, the model, the optimisers and the random generators."""
 
     epoch: int = 0
     step: int = 0
@@ -59,25 +59,29 @@ class Progress:
 
 @dataclass
 class Step:
-    """What a step found, left on the device: nothing waits for it."""
+    """The results of a training step. They stay on the device, so that nothing waits for it."""
 
     figures: dict[str, Tensor] = field(default_factory=dict)
     """The loss and its parts."""
     norm: Tensor | None = None
-    """The gradient's, where it was needed to clip it."""
-    shown: int = 0
-    real: Tensor | int = 0
+    """Of the gradient; only if it is clipped."""
+    padded_steps: int = 0
+    real_steps: Tensor | int = 0
     """Steps of the sequences, with and without padding."""
 
     def add(self, batch: Batch, figures: dict[str, Tensor]) -> None:
         for name, value in figures.items():
             self.figures[name] = self.figures.get(name, 0) + value.detach()
-        self.shown += batch.history.items_BN.numel()
-        self.real = self.real + (batch.history.items_BN != PAD).sum()
+        self.padded_steps += batch.history.items_BN.numel()
+        self.real_steps = self.real_steps + (batch.history.items_BN != PAD).sum()
 
 
 class Trainer:
-    """Everything that changes during training, in one place, so that one file can hold it."""
+    """Holds everything that changes during training, and changes it. ``state()`` is what a checkpoint stores.
+
+    ``identity`` names the model, data set and split, so that no checkpoint of others is loaded. UserError if the
+    settings, the data and the model do not fit together.
+    """
 
     def __init__(
         self,
@@ -91,7 +95,9 @@ class Trainer:
     ) -> None:
         evaluator.settings.check_measured(settings.monitor, "training.monitor")
         if len(store.train_users) == 0:
-            raise UserError("no user has 2 training actions: there is nothing to train on; check the filters")
+            raise UserError(
+                "no user has 2 training actions, so there is nothing to train on: check the filters of the data set"
+            )
         objective.check(model)
         model.prepare(store.counts_M)
         self.model = model
@@ -102,7 +108,7 @@ class Trainer:
         self.identity = identity
         self.progress = Progress()
         self.generator = torch.Generator(store.device).manual_seed(seed)
-        # A loss over all items moves every row at every step.
+        # A loss over all items changes every row at every step.
         tables = tables_by_rows(model, settings, objective.rows_per_batch) if objective.sampler else []
         self.optimizers = optimisers(model, settings, tables)
         self.loss = torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss
@@ -113,10 +119,10 @@ class Trainer:
         self.steps_per_epoch = store.n_batches(settings.batch_size)
 
     def fit(self, log: Recorder) -> None:
-        """Train until the epochs or the patience are used up; ``best.pt`` and ``last.pt`` are then saved."""
+        """Train until the epochs or the patience are used up. Saves ``best.pt`` and ``last.pt`` in ``log``."""
         settings, progress = self.settings, self.progress
         if not self.optimizers:
-            settings = replace(settings, epochs=1)  # nothing to train: an epoch is as good as any number
+            settings = replace(settings, epochs=1)  # a model without weights has nothing to train
         while progress.epoch < settings.epochs and not self._patience_is_over():
             start = time.perf_counter()
             figures = self.train_epoch(log)
@@ -131,32 +137,33 @@ class Trainer:
             log.say(line)
 
     def step(self, rows: Rows) -> Step:
-        """One step of training. Nothing in it waits for the device."""
+        """One optimiser step on the batch of these users. Nothing in it waits for the device."""
         lr = self.settings.lr_at(self.progress.step, self.settings.epochs * self.steps_per_epoch)
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = lr
             optimizer.zero_grad()
-        done = Step()
+        result = Step()
         for batch, share in self.objective.batches(rows, self.generator, self.steps_at_once):
             with torch.autocast(self.store.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                 parts = self.loss(self.model, batch, share)
             loss = torch.stack(list(parts.values())).sum()
             loss.backward()
-            done.add(batch, {"loss": loss, **parts})
+            result.add(batch, {"loss": loss, **parts})
         if self.settings.grad_clip:
-            done.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+            result.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         for optimizer in self.optimizers:
             optimizer.step()
         self.model.after_step()
         self.progress.step += 1
-        return done
+        return result
 
     def train_epoch(self, log: Recorder) -> dict[str, float]:
-        """Show every user once; the means of the loss, its parts and the gradient's norm."""
+        """Train on every user once. Returns the means of the loss, its parts and the gradient's norm."""
         if not self.optimizers:
             return {"loss": 0.0}
         self.model.train()
-        start, shown, real = time.perf_counter(), 0, torch.zeros((), dtype=torch.long, device=self.store.device)
+        start, padded_steps = time.perf_counter(), 0
+        real_steps = torch.zeros((), dtype=torch.long, device=self.store.device)
         pending: list[Step] = []
         figures: list[dict[str, float]] = []
         batches = self.store.epoch(self.settings.batch_size, self.settings.length_window, self.generator)
@@ -170,50 +177,50 @@ class Trainer:
                     f"not enough memory for a training step: lower training.batch_size={self.settings.batch_size},"
                     f" max_len={self.store.max_len} or negatives.n"
                 ) from error
-            shown += pending[-1].shown
-            real += pending[-1].real
+            padded_steps += pending[-1].padded_steps
+            real_steps += pending[-1].real_steps
             if len(pending) == FLUSH or self.progress.step % self.steps_per_epoch == 0:
-                figures += self._look(pending, log)
+                figures += self._read(pending, log)
                 pending = []
         self.catch_up()
-        seconds, tokens = time.perf_counter() - start, int(real)
+        seconds, tokens = time.perf_counter() - start, int(real_steps)
         speed = {
             "steps_per_second": len(batches) / seconds,
             "tokens_per_second": tokens / seconds,
-            "padding_share": 1 - tokens / max(1, shown),
+            "padding_share": 1 - tokens / max(1, padded_steps),
         }
         log.scalars("speed", speed, self.progress.step)
         means = _means(figures)
-        # Within an epoch the loss follows the lengths of the batches; over one it is the mean over all steps.
+        # Within an epoch the loss varies with the lengths of the batches; over an epoch it is the mean over all steps.
         log.scalars("epoch", means, self.progress.step)
         return means
 
     def _check_precision(self) -> None:
-        """UserError if autocast changes nothing of this model: it has no products of matrices."""
+        """UserError if bf16 has no effect because the model multiplies no matrices."""
         users_B = self.store.train_users[:8]
         rows = Rows(users_B, int(self.store.train_steps(users_B).max()))
         [(batch, _)] = self.objective.batches(rows, self.generator.clone_state())
         self.model.eval()
         with torch.no_grad():
-            single = self.objective.loss(self.model, batch)
+            exact = self.objective.loss(self.model, batch)
             with torch.autocast(self.store.device.type, torch.bfloat16):
                 rounded = self.objective.loss(self.model, batch)
-        if all(torch.equal(single[name], rounded[name]) for name in single):
+        if all(torch.equal(exact[name], rounded[name]) for name in exact):
             raise UserError(
                 f"training.precision={self.settings.precision} changes nothing for {type(self.model).__name__}:"
                 " it multiplies no matrices in training; use fp32"
             )
 
     def catch_up(self) -> None:
-        """Bring every row of every table up to date, before weights are read as a whole."""
+        """Finish the pending updates of all tables. Call it before reading weights as a whole."""
         for optimizer in self.optimizers:
             if isinstance(optimizer, RowAdam):
                 optimizer.catch_up()
 
-    def _look(self, pending: list[Step], log: Recorder) -> list[dict[str, float]]:
-        """Bring the pending steps' figures to the host, stop on NaN or inf, and plot their mean.
+    def _read(self, pending: list[Step], log: Recorder) -> list[dict[str, float]]:
+        """Copy the figures of the pending steps to the host and plot their means. NonFiniteError if one is NaN or inf.
 
-        The gradient's norm is that of the last of these steps: at every step it would cost a pass over all weights.
+        The gradient's norm is of the last of these steps only: each norm costs a pass over all weights.
         """
         names, norm = list(pending[0].figures), pending[-1].norm
         if norm is None:
@@ -232,7 +239,7 @@ class Trainer:
         return figures
 
     def _validate(self, log: Recorder) -> str:
-        """Measure, keep the weights if they are the best so far, and say so in a few words."""
+        """Rank the validation part, save the weights if they are the best so far, and return a summary."""
         progress, start = self.progress, time.perf_counter()
         ks = self.evaluator.settings.ks
         measured = {
@@ -245,8 +252,8 @@ class Trainer:
         log.scalars("speed", {"validation_seconds": seconds}, progress.step)
         log.record(progress.epoch, progress.step, validation=measured, seconds=round(seconds, 3))
         self.model.eval()
-        shown = next(self.store.evaluation(Part.VALIDATION, DIAGNOSED)).history
-        log.diagnosis(self.model.diagnose(shown), progress.step)
+        history = next(self.store.evaluation(Part.VALIDATION, DIAGNOSED)).history
+        log.diagnosis(self.model.diagnose(history), progress.step)
         monitor = self.settings.monitor
         better = measured[monitor] > progress.best.get(monitor, -math.inf)
         if better:
@@ -257,11 +264,11 @@ class Trainer:
 
     def _patience_is_over(self) -> bool:
         patience, every = self.settings.patience, self.settings.eval_every
-        validated = self.progress.epoch // every * every  # the epochs since then may have been better: nobody looked
+        validated = self.progress.epoch // every * every  # later epochs, not validated yet, may be better
         return patience > 0 and validated - self.progress.best_epoch >= patience
 
     def state(self) -> dict[str, Any]:
-        """All of training's state, as plain tensors and numbers."""
+        """All that ``restore`` needs, as plain tensors and numbers."""
         device = self.store.device
         return {
             "identity": self.identity,
@@ -274,9 +281,9 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any], place: object) -> None:
-        """Go on where ``state``, read from ``place``, was saved.
+        """Continue from ``state``, which was read from the file ``place``.
 
-        UserError if it is of another model, data set or split.
+        UserError if it belongs to another model, data set or split.
         """
         keys = ("optimizers", "progress", "generator", "torch_rng", "cuda_rng")
         if not state.keys() >= set(keys):
@@ -287,9 +294,9 @@ class Trainer:
                 f"{place} was saved on another kind of device or with other training settings:"
                 " the state of its optimizer does not fit"
             )
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-            # The stored settings would silently win over the configured ones.
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
+            # Loading replaces the configured settings by the stored ones.
             configured = {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
             group = optimizer.param_groups[0]
             group |= {name: value for name, value in configured.items() if name in group}
@@ -301,5 +308,5 @@ class Trainer:
 
 
 def _means(figures: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure over those that have it."""
+    """The mean of each figure over the steps that have it."""
     return {name: fmean(f[name] for f in figures if name in f) for name in figures[-1]}
