@@ -1,4 +1,4 @@
-"""What models that see a whole sequence share: attention to all of it but its padding, and the blocks around it."""
+"""Bidirectional attention over all steps but padding, and its block; for models that see whole sequences."""
 
 import torch
 from torch import Tensor, nn
@@ -10,33 +10,33 @@ from sairlib.nn.layers import Dropout
 
 
 def real_steps(items_BN: Tensor) -> Tensor:
-    """What may be attended to (B, N): all but padding; of an empty history step 0, as softmax over nothing is NaN."""
+    """Mask (B, N) of all but padding. An empty history has step 0, because a softmax over nothing is NaN."""
     return torch.arange(items_BN.shape[1], device=items_BN.device) < lengths(items_BN).clamp_(min=1)[:, None]
 
 
 def split_heads(x_BND: Tensor, n_heads: int) -> Tensor:
-    """(B, H, N, D / H)."""
+    """From (B, N, D) to (B, H, N, D / H)."""
     return x_BND.view(*x_BND.shape[:-1], n_heads, -1).transpose(1, 2)
 
 
 def join_heads(x_BHND: Tensor) -> Tensor:
-    """``split_heads``, undone."""
+    """The inverse of ``split_heads``."""
     return x_BHND.transpose(1, 2).flatten(2)
 
 
 def attend(
     query_BND: Tensor, key_BKD: Tensor, value_BKD: Tensor, n_heads: int, real_BK: Tensor | None, dropout: float = 0.0
 ) -> Tensor:
-    """softmax(Q K^T / sqrt(D / H)) V over the K keys that are real (B, N, D); over all of them where that is None."""
+    """softmax(Q K^T / sqrt(D / H)) V (B, N, D) over the keys that are real; over all K keys if ``real_BK`` is None."""
     query, key, value = (split_heads(part, n_heads) for part in (query_BND, key_BKD, value_BKD))
     mask_B11K = None if real_BK is None else real_BK[:, None, None]
     return join_heads(scaled_dot_product_attention(query, key, value, mask_B11K, dropout))
 
 
 class BidirectionalAttention(nn.Module):
-    """softmax(Q K^T / sqrt(D / H)) V over all real steps, before and after; Q, K and V are linear maps of the states.
+    """softmax(Q K^T / sqrt(D / H)) V over all real steps, earlier and later. Q, K and V are linear in the states.
 
-    The matrix behind the joined heads is the block's.
+    It has no output matrix: ``PostNormBlock`` has one.
     """
 
     def __init__(self, width: int, n_heads: int, dropout: float = 0.0) -> None:
@@ -56,8 +56,8 @@ class BidirectionalAttention(nn.Module):
 class PostNormBlock(nn.Module):
     """LayerNorm(x + Dropout(attention(x) W + b)), then LayerNorm(x + Dropout(GELU(x W1 + b1) W2 + b2)), W1 (D, 4D).
 
-    ``attention`` takes states and whatever else the block is given, and mixes them; with ``steps_B`` it gives one step
-    of each row alone (B, 1, D).
+    ``attention`` gets the states and the block's other inputs, and returns (B, N, D); with ``steps_B``, only one step
+    of each row (B, 1, D).
     """
 
     def __init__(self, attention: nn.Module, width: int, dropout: float) -> None:
@@ -70,12 +70,12 @@ class PostNormBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, states_BND: Tensor, *known: Tensor) -> Tensor:
-        return self._rest(states_BND, self.attention(states_BND, *known))
+    def forward(self, states_BND: Tensor, *inputs: Tensor) -> Tensor:
+        return self._rest(states_BND, self.attention(states_BND, *inputs))
 
-    def at_steps(self, states_BND: Tensor, steps_B: Tensor, *known: Tensor) -> Tensor:
-        """``forward`` at one step of each row alone (B, D)."""
-        mixed_B1D = self.attention(states_BND, *known, steps_B=steps_B)
+    def at_steps(self, states_BND: Tensor, steps_B: Tensor, *inputs: Tensor) -> Tensor:
+        """``forward`` at only one step of each row (B, D)."""
+        mixed_B1D = self.attention(states_BND, *inputs, steps_B=steps_B)
         return self._rest(at_steps(states_BND, steps_B), mixed_B1D[:, 0])
 
     def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class PostNormBlock(nn.Module):
 
 
 def check_sizes(d: int, n_blocks: int, n_heads: int, max_len: int, attention_dropout: float) -> None:
-    """UserError for what no stack of blocks can be made of."""
+    """UserError for sizes that a stack of blocks cannot have."""
     for name, size in (("d", d), ("n_blocks", n_blocks), ("n_heads", n_heads), ("max_len", max_len)):
         if size < 1:
             raise UserError(f"{name} must be at least 1, not {size}")
@@ -96,7 +96,7 @@ def check_sizes(d: int, n_blocks: int, n_heads: int, max_len: int, attention_dro
 
 
 def start_as_bert(model: nn.Module) -> None:
-    """Matrices and tables from N(0, 0.02^2) cut at two deviations, biases 0, PAD's row 0."""
+    """Initial weights of BERT: matrices and tables from N(0, 0.02^2) cut at two deviations; biases and PAD's row 0."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)

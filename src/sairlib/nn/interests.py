@@ -1,4 +1,4 @@
-"""InterestRetrieval and InterestAggregator: from a prefix vector to K interests and back to one vector (SAIR)."""
+"""SAIR's InterestRetrieval and InterestAggregator: from a prefix vector to K interests and back to one vector."""
 
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ INTEREST_FFNS = ("per_slot", "shared")
 
 
 class Retrieved(NamedTuple):
-    """What InterestRetrieval finds at every step."""
+    """The results of InterestRetrieval at every step."""
 
     relevance_BNL: Tensor
-    """Ca, eq. (4): the prefix against every interest of the pool."""
+    """Ca, eq. (4): the product of the prefix and every interest of the pool."""
     interacted_BNL: Tensor
-    """Ca-hat, eq. (5); Ca itself without the interaction layer."""
+    """Ca-hat, eq. (5); Ca if there is no interaction layer."""
     kept_BNK: Tensor
-    """C_k, eq. (6): indices into the pool, strongest first; 0..L-1 in order without selection."""
+    """C_k, eq. (6): indices into the pool, strongest first; without selection, 0..L-1 in order."""
     weights_BNK: Tensor
     """W, eq. (9): softmax over the kept scores."""
 
@@ -31,12 +31,12 @@ class Retrieved(NamedTuple):
 class InterestRetrieval(nn.Module):
     """Relevance to L latent interests, their interaction along the sequence, and the K strongest (eq. 4 to 6, 9).
 
-    The pool C (L, D) is handed to ``forward``, because SAIR-label borrows the category embeddings for it.
+    The pool C (L, D) is an argument of ``forward``, because SAIR-label uses the category embeddings for it.
 
-    The interaction attends over positions and is causal, always: without the mask step t would see the item it is to
-    predict. ``weights`` says what eq. (9) weighs by: ``interacted`` (Ca-hat) or ``raw`` (Ca, the paper's letter; then
-    eq. (5) decides by indices alone and its matrices receive no gradient). ``select=False`` is SAIR-full: no
-    interaction, no selection, all L weighed by softmax of Ca.
+    The interaction attends over positions and is always causal: without the mask, step t would see the item that it
+    predicts. ``weights``: the scores of eq. (9), ``interacted`` (Ca-hat) or ``raw`` (Ca, as the paper writes it; then
+    eq. (5) affects only indices, and its matrices get no gradient). ``select=False`` is SAIR-full: no interaction, no
+    selection, and all L interests weighed by softmax of Ca.
     """
 
     def __init__(self, n_interests: int, top_k: int, weights: str, interaction_residual: bool, select: bool) -> None:
@@ -57,15 +57,15 @@ class InterestRetrieval(nn.Module):
         return self._keep(relevance_BNL, self.interaction(relevance_BNL) if self.interaction else None)
 
     def at_steps(self, states_BND: Tensor, pool_LD: Tensor, steps_B: Tensor) -> Retrieved:
-        """``forward`` at one step of each row alone, for evaluation: the same without N."""
+        """``forward`` at only one step of each row, for evaluation: the same shapes without N."""
         relevance_BNL = states_BND @ pool_LD.T
         interacted_BL = self.interaction.at_steps(relevance_BNL, steps_B) if self.interaction else None
         return self._keep(at_steps(relevance_BNL, steps_B), interacted_BL)
 
     def _keep(self, relevance: Tensor, interacted: Tensor | None) -> Retrieved:
         if interacted is None:
-            every_L = torch.arange(relevance.shape[-1], device=relevance.device)
-            return Retrieved(relevance, relevance, every_L.expand_as(relevance), relevance.softmax(-1))
+            all_L = torch.arange(relevance.shape[-1], device=relevance.device)
+            return Retrieved(relevance, relevance, all_L.expand_as(relevance), relevance.softmax(-1))
         if self.residual:
             interacted = interacted + relevance
         scores, kept = interacted.topk(self.top_k, dim=-1)
@@ -77,8 +77,8 @@ class InterestRetrieval(nn.Module):
 class InterestAggregator(nn.Module):
     """e_t = sum_i W_i FFN_i(I_i + F_t) over the kept interests (eq. 7, 8, 10).
 
-    FFN is eq. (3): LayerNorm(Linear(ReLU(Dropout(Linear(.))))). ``per_slot`` has one net for each of the K ranks
-    ("respectively, like multi-head"), ``shared`` one for all.
+    FFN is eq. (3): LayerNorm(Linear(ReLU(Dropout(Linear(.))))). ``interest_ffn``: ``per_slot`` is one net for each of
+    the K ranks ("respectively, like multi-head"), ``shared`` one net for all.
     """
 
     def __init__(self, n_slots: int, width: int, interest_ffn: str, dropout: float) -> None:
@@ -90,7 +90,7 @@ class InterestAggregator(nn.Module):
         self.nets = nn.ModuleList(InterestFeedForward(width, dropout) for _ in range(nets))
 
     def forward(self, states_BND: Tensor, pool_LD: Tensor, retrieved: Retrieved) -> Tensor:
-        """One vector at every step (B, N, D); without N for a single step of each row."""
+        """One vector per step (B, N, D); (B, D) for a single step of each row."""
         fused_BND = torch.zeros_like(states_BND)
         for slot in range(self.n_slots):
             interest_BND = rows(pool_LD, retrieved.kept_BNK[..., slot])
@@ -118,7 +118,7 @@ class InterestFeedForward(nn.Module):
 
 
 def decorrelation(pool_LD: Tensor) -> Tensor:
-    """DecovLoss: 1/2 (||Z||_F^2 - ||diag Z||^2), Z = (C - mean)(C - mean)^T / D, means over each row's D entries."""
+    """DecovLoss: 1/2 (||Z||_F^2 - ||diag Z||^2), Z = (C - mean)(C - mean)^T / D, mean of each row's D entries."""
     centred_LD = pool_LD - pool_LD.mean(1, keepdim=True)
     covariance_LL = centred_LD @ centred_LD.T / pool_LD.shape[1]
     return 0.5 * (covariance_LL.square().sum() - covariance_LL.diagonal().square().sum())

@@ -1,4 +1,4 @@
-"""ItemEncoder: from item ids to one vector for every prefix of the sequence (SASRec's encoder; SAIR, eq. 1 to 3)."""
+"""ItemEncoder: from item ids to one vector per prefix of the sequence (SASRec's encoder; SAIR, eq. 1 to 3)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,24 +19,24 @@ POSITIONS = ("newest", "oldest")
 
 
 class Encoder(nn.Module, ABC):
-    """From a vector at every step to one that stands for the steps up to it."""
+    """From one vector per step to one state per step, which depends only on the steps up to it."""
 
     @abstractmethod
     def forward(self, steps_BND: Tensor) -> Tensor:
         """States (B, N, D)."""
 
     def at_steps(self, steps_BND: Tensor, steps_B: Tensor) -> Tensor:
-        """``forward(steps_BND)`` at one step of each row alone (B, D), for evaluation."""
+        """``forward(steps_BND)`` at only one step of each row (B, D), for evaluation."""
         return at_steps(self(steps_BND), steps_B)
 
 
 EncoderPart: TypeAlias = Callable[[int, float], Encoder]
-"""Makes an encoder of a width and a dropout."""
+"""Makes an encoder from a width and a dropout."""
 
 
 @final
 class SelfAttention(Encoder):
-    """A stack of causal self-attention blocks: SASRec's."""
+    """SASRec's stack of causal self-attention blocks."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class SelfAttention(Encoder):
             Block(width, n_heads, dropout, norm, residual, attention_dropout, output_projection)
             for _ in range(n_blocks)
         )
-        # The residual stream of pre-norm blocks is never normalised on its way: without this it reaches the scores raw.
+        # Pre-norm blocks never normalise their residual stream: without this the scores get it unnormalised.
         self.final_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
 
     def forward(self, steps_BND: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class SelfAttention(Encoder):
         return final_BND
 
     def at_steps(self, steps_BND: Tensor, steps_B: Tensor) -> Tensor:
-        """Without the other steps' way through the last block: ranking takes two thirds of its time."""
+        """Skips the other steps in the last block. Ranking takes two thirds of the time that it takes without this."""
         for block in self.blocks[:-1]:
             steps_BND = block(steps_BND)
         last = self.blocks[-1:]
@@ -77,7 +77,7 @@ class SelfAttention(Encoder):
 
 @final
 class Recurrent(Encoder):
-    """Gated recurrent units on one another, dropout after each: GRU4Rec's."""
+    """GRU4Rec's stack of gated recurrent units, with dropout after each."""
 
     def __init__(self, width: int, dropout: float, n_layers: int = 1) -> None:
         super().__init__()
@@ -94,12 +94,12 @@ class Recurrent(Encoder):
 
 
 def gru_layers(widths: list[int]) -> nn.ModuleList:
-    """One by one, so that what falls out between them is our dropout, the same on every device."""
+    """A list of single GRUs, so that the dropout between them is ours, the same on every device."""
     return nn.ModuleList(nn.GRU(before, after, batch_first=True) for before, after in pairwise(widths))
 
 
 def start_gates(layers: nn.Module) -> None:
-    """Each gate's matrices Xavier-uniform and biases at zero, as in the code of GRU4Rec's authors."""
+    """Initialise each gate's matrices Xavier-uniform and biases 0, as in the code of GRU4Rec's authors."""
     with torch.no_grad():
         for parameter in layers.parameters():
             for gate in parameter.chunk(3):
@@ -112,8 +112,8 @@ def start_gates(layers: nn.Module) -> None:
 class CategoryEmbedding(nn.Module):
     """H_cate: one vector for the categories of each item.
 
-    ``pooling`` says what becomes of several: their ``mean``, ``sum``, or the ``first`` in the file's order.
-    Shape of the buffer: (M + 1, G) category ids 1..T, PAD where there are fewer.
+    ``item_categories`` (M + 1, G): category ids 1..T of each item, PAD if there are fewer than G. ``pooling`` of
+    several categories: ``mean``, ``sum``, or the ``first`` in the file's order.
     """
 
     item_categories: Tensor
@@ -123,8 +123,8 @@ class CategoryEmbedding(nn.Module):
         if pooling not in POOLINGS:
             raise UserError(f"category_pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
         self.mode = "sum" if pooling == "first" else pooling
-        kept = item_categories[:, :1] if pooling == "first" else item_categories
-        self.register_buffer("item_categories", kept, persistent=False)
+        pooled = item_categories[:, :1] if pooling == "first" else item_categories
+        self.register_buffer("item_categories", pooled, persistent=False)
         self.table = Table(n_categories + 1, width, padding_idx=PAD, whole=True)
 
     def forward(self, items: Tensor) -> Tensor:
@@ -135,11 +135,11 @@ class CategoryEmbedding(nn.Module):
 
 
 class ItemEncoder(nn.Module):
-    """E = H_id(x) + H_cate(x) + H_pos(x), then ``encoder``: the state at t stands for the prefix up to t.
+    """E = H_id(x) + H_cate(x) + H_pos(x), then ``encoder``: the state at t represents the prefix up to t.
 
-    ``scale_items`` multiplies H_id by sqrt(D) on its way in (SASRec's authors' code). ``positions``: position ids count
-    back from the ``newest`` item, which is what the papers' left padding comes to; or on from the ``oldest`` that is
-    shown; None leaves H_pos out.
+    ``scale_items`` multiplies H_id by sqrt(D) in this sum (as the code of SASRec's authors does). ``positions``:
+    position ids count back from the ``newest`` item, which is equivalent to the papers' left padding, or forward from
+    the ``oldest`` item in the window; None omits H_pos.
     """
 
     def __init__(

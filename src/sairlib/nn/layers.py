@@ -1,4 +1,4 @@
-"""The layers that models are made of: dropout, tables, causal attention, and the block that SASRec stacks."""
+"""Layers of models: dropout, tables, causal attention, and SASRec's block."""
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,8 @@ class Dropout(nn.Module):
 class Table(nn.Embedding):
     """``nn.Embedding`` that starts Xavier-uniform (the default of the SASRec authors' framework).
 
-    PAD's row, where there is one (``padding_idx``), starts at zero and gets no gradient. ``whole``: training reads or
-    changes all rows of it; where it does not, and a batch looks up few of very many, the trainer updates those alone.
+    The row ``padding_idx`` starts at zero and gets no gradient. ``whole=True``: training uses the weight as a whole.
+    Otherwise, if a batch looks up few of the rows, the trainer updates only those (see ``RowAdam``).
     """
 
     def __init__(self, n_rows: int, width: int, padding_idx: int | None = None, whole: bool = False) -> None:
@@ -46,7 +46,7 @@ class Table(nn.Embedding):
         super().__init__(n_rows, width, padding_idx)
 
     def reset_parameters(self) -> None:
-        super().reset_parameters()  # draws in vain, so that a seed gives the weights that it has always given
+        super().reset_parameters()  # keeps the random draws, and so the weights, of earlier versions
         nn.init.xavier_uniform_(self.weight)
         self._fill_padding_idx_with_zero()
 
@@ -54,19 +54,19 @@ class Table(nn.Embedding):
         return rows(self.weight, ids, self.padding_idx, self.sparse)
 
     def of(self, ids: Tensor | None) -> Tensor:
-        """The rows of ``ids`` (*ids.shape, D), or all of them where that is None."""
-        found: Tensor = self.weight if ids is None else self(ids)
-        return found
+        """The rows of ``ids`` (*ids.shape, D); all rows if None."""
+        vectors: Tensor = self.weight if ids is None else self(ids)
+        return vectors
 
 
 class UserTable(Table):
-    """A row for each user that was trained on; in evaluation any other is a UserError."""
+    """One row per user of the training data. UserError in evaluation for any other user."""
 
     def forward(self, ids: Tensor) -> Tensor:
         if not self.training and ids.numel() and int(ids.max()) >= self.num_embeddings:
             raise UserError(
-                f"user number {int(ids.max())} is unknown: this model has a vector for each of the"
-                f" {self.num_embeddings} users it was trained on, and no other"
+                f"user number {int(ids.max())} is unknown: this model has vectors only for the"
+                f" {self.num_embeddings} users it was trained on"
             )
         return super().forward(ids)
 
@@ -74,10 +74,10 @@ class UserTable(Table):
 class CausalAttention(nn.Module):
     """softmax(Q K^T / sqrt(D / H)) V with a causal mask, over (B, N, D).
 
-    Sequences are right-padded (see ``batch.py``), so no real step can see padding and no padding mask is needed.
-    Q, K and V come without bias, as the papers write them. ``output_projection`` adds the matrix that PyTorch's
-    multi-head attention has and the SASRec and SAIR papers have not. ``dropout`` falls on the attention weights and
-    forbids the fast kernel: leave it 0 unless a paper asks for it.
+    Sequences are right-padded (see ``batch.py``), so no real step sees padding and no padding mask is needed.
+    Q, K and V have no biases, as in the papers. ``output_projection`` adds the output matrix of PyTorch's multi-head
+    attention, which the SASRec and SAIR papers do not have. ``dropout`` of the attention weights rules out the fast
+    kernel: leave it at 0 unless a paper uses it.
     """
 
     def __init__(self, width: int, n_heads: int = 1, dropout: float = 0.0, output_projection: bool = False) -> None:
@@ -102,10 +102,10 @@ class CausalAttention(nn.Module):
         return mixed_BND
 
     def at_steps(self, states_BND: Tensor, steps_B: Tensor) -> Tensor:
-        """``forward(states_BND)`` at one step of each row alone (B, D), for evaluation.
+        """``forward(states_BND)`` at only one step of each row (B, D), for evaluation.
 
-        With so few queries it is cheaper to take W_K to the query, q (x W_K)^T = (q W_K^T) x^T, and W_V to the mixture,
-        a (x W_V) = (a x) W_V: neither is multiplied with every state.
+        With one query per row it is cheaper to apply W_K to the query, q (x W_K)^T = (q W_K^T) x^T, and W_V to the
+        mixture, a (x W_V) = (a x) W_V, than to every state.
         """
         B, N, D = states_BND.shape
         query_HhD, key_HhD, value_HhD = self.query_key_value.weight.view(3, self.n_heads, D // self.n_heads, D)
@@ -126,7 +126,7 @@ class CausalAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """ReLU(x W1 + b1) W2 + b2, both D x D, the same at every step (SASRec, eq. 5)."""
+    """ReLU(x W1 + b1) W2 + b2 at every step; W1 and W2 are D x D (SASRec, eq. 5)."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -143,10 +143,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """g = attention, then g = feed-forward, each as x + Dropout(g(LayerNorm(x))) (SASRec, section III-C).
+    """x + Dropout(g(LayerNorm(x))), with g = attention and then g = feed-forward (SASRec, section III-C).
 
-    norm: ``pre`` as just written (the paper), ``post`` for LayerNorm(x + Dropout(g(x))).
-    residual: False leaves the ``x +`` out (row 3 of the paper's ablation).
+    norm: ``pre`` is this formula, the paper's; ``post`` is LayerNorm(x + Dropout(g(x))).
+    residual: False omits ``x +`` (row 3 of the paper's ablation).
     """
 
     def __init__(
@@ -175,12 +175,12 @@ class Block(nn.Module):
         return self._rest(states_BND, mixed_BND)
 
     def at_steps(self, states_BND: Tensor, steps_B: Tensor) -> Tensor:
-        """``forward(states_BND)`` at one step of each row alone (B, D), for evaluation."""
+        """``forward(states_BND)`` at only one step of each row (B, D), for evaluation."""
         mixed_BD = self.attention.at_steps(self.attention_norm(states_BND) if self.pre else states_BND, steps_B)
         return self._rest(at_steps(states_BND, steps_B), mixed_BD)
 
     def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """All but the attention: the same at every step."""
+        """All that follows the attention."""
         x = self._add(x, mixed, self.attention_norm)
         return self._add(x, self.feed_forward(self.feed_forward_norm(x) if self.pre else x), self.feed_forward_norm)
 

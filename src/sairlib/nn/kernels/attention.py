@@ -10,13 +10,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from sairlib.nn.kernels.switch import fast_on
 
 BLOCK = 48
-"""Queries that meet their keys at once: enough for fast products, few enough to leave out most of the masked half."""
+"""Queries of a block: enough for fast products, few enough to skip most of the masked half."""
 
 
 def causal_attention(query_BHND: Tensor, key_BHND: Tensor, value_BHND: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(Q K^T / sqrt(D)) V with a causal mask, all of shape (B, H, N, D), by the fastest way at hand.
+    """softmax(Q K^T / sqrt(D)) V with a causal mask; all tensors have shape (B, H, N, D).
 
-    ``dropout`` falls on the weights.
+    ``dropout``: of the attention weights.
     """
     if dropout or query_BHND.dtype != torch.float32 or not fast_on(query_BHND):
         return plain_causal_attention(query_BHND, key_BHND, value_BHND, dropout)
@@ -30,32 +30,32 @@ def plain_causal_attention(query_BHND: Tensor, key_BHND: Tensor, value_BHND: Ten
 
 
 class _Blocked(torch.autograd.Function):
-    """The same over (B, N, D), without dropout, in fp32: on CPU two thirds of the time of PyTorch's kernel.
+    """Causal attention over (B, N, D) in fp32, without dropout: on CPU two thirds of the time of PyTorch's kernel.
 
-    A block of queries is multiplied with the keys up to its end alone. The weights are kept for the backward pass:
-    B N N / 2 numbers, few for the pieces that the trainer cuts batches into.
+    A block of queries is multiplied only with the keys up to its end. The backward pass needs the weights: B N N / 2
+    numbers, few because the trainer cuts batches into pieces.
     """
 
     @staticmethod
     def forward(ctx: Any, query_BND: Tensor, key_BND: Tensor, value_BND: Tensor) -> Tensor:
         future = query_BND.new_full((BLOCK, BLOCK), -torch.inf).triu_(1)
         mixed_BND = query_BND.new_empty(query_BND.shape)
-        kept = []
+        weights = []
         for start, end in _blocks(query_BND):
             scores = torch.bmm(query_BND[:, start:end], key_BND[:, :end].mT).mul_(query_BND.shape[-1] ** -0.5)
             scores[:, :, start:] += future[: end - start, : end - start]
-            kept.append(scores.softmax(-1))
-            mixed_BND[:, start:end] = torch.bmm(kept[-1], value_BND[:, :end])
-        ctx.save_for_backward(query_BND, key_BND, value_BND, *kept)
+            weights.append(scores.softmax(-1))
+            mixed_BND[:, start:end] = torch.bmm(weights[-1], value_BND[:, :end])
+        ctx.save_for_backward(query_BND, key_BND, value_BND, *weights)
         return mixed_BND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query_BND, key_BND, value_BND, *kept = ctx.saved_tensors
+        query_BND, key_BND, value_BND, *block_weights = ctx.saved_tensors
         to_query_BND = query_BND.new_empty(query_BND.shape)
         to_key_BND, to_value_BND = (query_BND.new_zeros(query_BND.shape) for _ in range(2))
-        for weights, (start, end) in zip(kept, _blocks(query_BND), strict=True):
+        for weights, (start, end) in zip(block_weights, _blocks(query_BND), strict=True):
             gradient = gradient_BND[:, start:end]
             to_value_BND[:, :end].baddbmm_(weights.mT, gradient)
             to_weights = torch.bmm(gradient, value_BND[:, :end].mT)
@@ -67,5 +67,6 @@ class _Blocked(torch.autograd.Function):
 
 
 def _blocks(query_BND: Tensor) -> list[tuple[int, int]]:
+    """First and last (excluded) step of each block."""
     n = query_BND.shape[1]
     return [(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]

@@ -1,4 +1,4 @@
-"""Squared distances of states and items, for models that score by them."""
+"""Squared distances between states and items."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from sairlib.nn.kernels.switch import fast_on
 
 
 def squared_distances(states: Tensor, vectors: Tensor) -> Tensor:
-    """(..., C) from states (..., D) and vectors (..., C, D)."""
+    """Squared distances (..., C) between states (..., D) and vectors (..., C, D)."""
     if not fast_on(states):
         return plain_squared_distances(states, vectors)
-    found: Tensor = _SquaredDistances.apply(states, vectors)  # type: ignore[no-untyped-call]
-    return found
+    distances: Tensor = _SquaredDistances.apply(states, vectors)  # type: ignore[no-untyped-call]
+    return distances
 
 
 def plain_squared_distances(states: Tensor, vectors: Tensor) -> Tensor:
@@ -21,26 +21,26 @@ def plain_squared_distances(states: Tensor, vectors: Tensor) -> Tensor:
 
 
 class _SquaredDistances(torch.autograd.Function):
-    """As written out, but for what autograd would keep and repeat: on CPU in half the time."""
+    """Stores and recomputes less than autograd does: on CPU half the time."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, vectors: Tensor) -> Tensor:
-        between = vectors - states.unsqueeze(-2)
-        ctx.save_for_backward(between)
-        distances: Tensor = torch.linalg.vecdot(between, between)
+        difference = vectors - states.unsqueeze(-2)
+        ctx.save_for_backward(difference)
+        distances: Tensor = torch.linalg.vecdot(difference, difference)
         return distances
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        (between,) = ctx.saved_tensors
-        to_vectors = between * (2 * gradient).unsqueeze(-1)
+        (difference,) = ctx.saved_tensors
+        to_vectors = difference * (2 * gradient).unsqueeze(-1)
         return -to_vectors.sum(-2), to_vectors
 
 
 def all_squared_distances(states_BD: Tensor, vectors_MD: Tensor) -> Tensor:
-    """The same of every pair (B, M), as ||a||^2 + ||b||^2 - 2 ab: one product of matrices, on every device.
+    """Squared distances of all pairs (B, M), as ||a||^2 + ||b||^2 - 2 ab: one matrix product, on every device.
 
-    In fp32, for what is left of it is small.
+    Always in fp32, because the result is a small difference of large numbers.
     """
     with torch.autocast(states_BD.device.type, enabled=False):
         states_BD, vectors_MD = states_BD.float(), vectors_MD.float()

@@ -10,11 +10,11 @@ from sairlib.nn.kernels.switch import fast_on
 
 
 def rows(table_MD: Tensor, ids: Tensor, pad: int | None = None, sparse: bool = False) -> Tensor:
-    """``table_MD[ids]``, shape (*ids.shape, D). Row ``pad`` gets no gradient; ``sparse`` gives one of ``ids`` alone."""
+    """``table_MD[ids]``, shape (*ids.shape, D). Row ``pad`` gets no gradient; ``sparse``: a sparse gradient."""
     if not fast_on(table_MD):
         return plain_rows(table_MD, ids, pad, sparse)
-    found: Tensor = _Rows.apply(table_MD, ids, pad, sparse)  # type: ignore[no-untyped-call]
-    return found
+    vectors: Tensor = _Rows.apply(table_MD, ids, pad, sparse)  # type: ignore[no-untyped-call]
+    return vectors
 
 
 def plain_rows(table_MD: Tensor, ids: Tensor, pad: int | None = None, sparse: bool = False) -> Tensor:
@@ -22,7 +22,7 @@ def plain_rows(table_MD: Tensor, ids: Tensor, pad: int | None = None, sparse: bo
 
 
 class _Rows(torch.autograd.Function):
-    """On CPU ``index_add_`` sums the gradient in a quarter of ``nn.functional.embedding``'s time."""
+    """On CPU ``index_add_`` sums the gradient in a quarter of the time of ``nn.functional.embedding``."""
 
     @staticmethod
     def forward(ctx: Any, table_MD: Tensor, ids: Tensor, pad: int | None, sparse: bool) -> Tensor:
@@ -39,8 +39,8 @@ class _Rows(torch.autograd.Function):
             if ctx.pad is not None:
                 real = (ids != ctx.pad).nonzero().squeeze(1)
                 ids, gradient = ids[real], gradient[real]
-            found = torch.sparse_coo_tensor(ids[None], gradient, (ctx.n_rows, width), check_invariants=False)
-            return found, None, None, None
+            sparse_MD = torch.sparse_coo_tensor(ids[None], gradient, (ctx.n_rows, width), check_invariants=False)
+            return sparse_MD, None, None, None
         summed_MD = gradient.new_zeros(ctx.n_rows, width)
         summed_MD.index_add_(0, ids, gradient)
         if ctx.pad is not None:

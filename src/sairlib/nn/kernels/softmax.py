@@ -1,4 +1,4 @@
-"""Softmax over all items, of scores that are products of states and vectors."""
+"""The cost of softmax over all items, for scores that are products of states and item vectors."""
 
 from typing import Any
 
@@ -12,27 +12,27 @@ from sairlib.nn.kernels.switch import fast_on
 
 
 def softmax(scores_XM: Tensor, targets: Tensor) -> Tensor:
-    """-log of a target's softmax among all items, from scores (X, M + 1), of which column PAD means nothing.
+    """-log of the targets' softmax among all items (X, S), from scores (X, M + 1), whose column PAD is ignored.
 
-    For targets (X, S), as many numbers; for PAD among them, anything.
+    The value for a PAD target is not meaningful.
     """
     log_chances_XM = log_softmax(scores_XM[:, 1:].float(), -1)
     return -log_chances_XM.gather(1, (targets - 1).clamp_min(0))
 
 
 def softmax_of_products(
-    states_XD: Tensor, vectors_MD: Tensor, bias_M: Tensor | None, targets_XS: Tensor, asked_X: Tensor
+    states_XD: Tensor, vectors_MD: Tensor, bias_M: Tensor | None, targets_XS: Tensor, real_X: Tensor
 ) -> Tensor:
-    """``in_parts`` of ``plain_softmax_of_products``; on CPU in two thirds of its time."""
+    """``plain_softmax_of_products`` with ``in_parts``; on CPU a version that takes two thirds of the time."""
     if not fast_on(states_XD) or torch.is_autocast_enabled("cpu"):
 
         def cost(states: Tensor, targets: Tensor) -> Tensor:
             return plain_softmax_of_products(states, vectors_MD, bias_M, targets)
 
-        return in_parts(cost, len(vectors_MD), asked_X, states_XD, targets_XS)
-    asked = asked_X.nonzero().squeeze(1)
-    costs: Tensor = _SoftmaxOfProducts.apply(states_XD[asked], vectors_MD, bias_M, targets_XS[asked])  # type: ignore[no-untyped-call]
-    return spread(costs, asked, asked_X)
+        return in_parts(cost, len(vectors_MD), real_X, states_XD, targets_XS)
+    real = real_X.nonzero().squeeze(1)
+    costs: Tensor = _SoftmaxOfProducts.apply(states_XD[real], vectors_MD, bias_M, targets_XS[real])  # type: ignore[no-untyped-call]
+    return spread(costs, real, real_X)
 
 
 def plain_softmax_of_products(
@@ -42,7 +42,7 @@ def plain_softmax_of_products(
 
 
 class _SoftmaxOfProducts(torch.autograd.Function):
-    """The gradient of a softmax is the softmax, less 1 at the target: written out, it takes few passes over scores."""
+    """The gradient of the cost is the softmax minus 1 at the target. By hand, it needs few passes over scores."""
 
     @staticmethod
     def forward(ctx: Any, states_XD: Tensor, vectors_MD: Tensor, bias_M: Tensor | None, targets_XS: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class _SoftmaxOfProducts(torch.autograd.Function):
         states_XD, vectors_MD, bias_M, *others = ctx.saved_tensors
         to_states, to_vectors_MD = [], torch.zeros_like(vectors_MD)
         to_bias_M = None if bias_M is None else torch.zeros_like(bias_M)
-        parts = (each.split(ctx.size) for each in (states_XD, *others, gradient_XS))
+        parts = (tensor.split(ctx.size) for tensor in (states_XD, *others, gradient_XS))
         for states, targets, log_sums, gradient in zip(*parts, strict=True):
             to_scores = linear(states, vectors_MD, bias_M).sub_(log_sums).exp_()
             to_scores[:, PAD] = 0

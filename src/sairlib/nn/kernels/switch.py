@@ -1,4 +1,4 @@
-"""The one place that says whether kernels may take their fast way."""
+"""The switch between the fast and the plain versions of all kernels."""
 
 import os
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ _allowed = os.environ.get("SAIRLIB_PLAIN_KERNELS", "") in ("", "0")  # read once
 
 
 def allowed() -> bool:
-    """Whether anything but plain versions may run at all."""
+    """Whether fast versions are allowed at all."""
     return _allowed
 
 
 def fast_on(tensor: Tensor) -> bool:
-    """Whether a kernel may take its fast way with this tensor: on CPU, and not while torch.compile reads the code."""
+    """Whether a kernel may use its fast version for this tensor: on CPU, not while torch.compile traces the code."""
     return not torch.compiler.is_compiling() and tensor.device.type == "cpu" and _allowed
 
 
 @contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Within it the plain versions run, whatever the environment says: ``with plain_kernels(): ...``."""
+    """Only plain versions run inside ``with plain_kernels(): ...``, whatever the environment says."""
     global _allowed
     before, _allowed = _allowed, False
     try:

@@ -1,4 +1,4 @@
-"""What a short memory looks at."""
+"""Windows of the last few steps."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from sairlib.nn.kernels.switch import fast_on
 
 
 def recent(vectors_BND: Tensor, length: int) -> Tensor:
-    """What stands at every step and the ``length`` - 1 before (B, N, length, D), oldest first; 0 before the first."""
+    """The vectors of each step and the ``length`` - 1 steps before (B, N, length, D), oldest first; 0 before step 0."""
     if not fast_on(vectors_BND):
         return plain_recent(vectors_BND, length)
-    found: Tensor = _Recent.apply(vectors_BND, length)  # type: ignore[no-untyped-call]
-    return found
+    windows: Tensor = _Recent.apply(vectors_BND, length)  # type: ignore[no-untyped-call]
+    return windows
 
 
 def plain_recent(vectors_BND: Tensor, length: int) -> Tensor:
@@ -22,7 +22,7 @@ def plain_recent(vectors_BND: Tensor, length: int) -> Tensor:
 
 
 class _Recent(torch.autograd.Function):
-    """The same view, whose gradient is L sums of whole sequences: on CPU in a fifth of ``Tensor.unfold``'s time."""
+    """The plain view, with a gradient of L sums of whole sequences: on CPU a fifth of the time of ``Tensor.unfold``."""
 
     @staticmethod
     def forward(ctx: Any, vectors_BND: Tensor, length: int) -> Tensor:
