@@ -18,33 +18,34 @@ MODES = ("distance", "inner")
 
 @final
 class AttRec(StepModel):
-    """y = w ||U_u - V_i||^2 + (1 - w) ||m - X_i||^2, a long-term and a short-term distance; the score is -y.
+    """Score -y, with y = w ||U_u - V_i||^2 + (1 - w) ||m - X_i||^2, a long-term and a short-term distance.
 
     m comes from the last L = ``n_recent`` items X (L, d) up to the step:
     Q = Dropout(ReLU((X + TE) W_Q)), K = Dropout(ReLU((X + TE) W_K)), Z = softmax(Q K^T / sqrt(d)) X with the diagonal
-    masked, and m the mean of the rows of Z. TE(t, 2i) = sin(t / 10000^(2i/d)) and TE(t, 2i + 1) the cosine of the same,
-    t = L - 1 at the newest; the values are the items as they are. V is a table of its own, apart from X. A state is
-    [U_u; m].
+    masked, and m the mean of the rows of Z. TE(t, 2i) = sin(t / 10000^(2i/d)) and TE(t, 2i + 1) is the cosine of the
+    same angle, t = L - 1 at the newest item. The values of the attention are X itself. V and X are separate tables. A
+    state is [U_u; m].
 
-    ``mode="distance"``: as written, the paper's. It is trained by ``loss=hinge`` with the paper's margin, and no row of
-    U, V and X is ever longer than 1: after each step those that are get scaled back.
-    ``mode="inner"``: s = w <U_u, V_i> + (1 - w) <m, X_i>, without that limit, which would hold all scores between -1
-    and 1; known from ports of the model, which train it by ``loss=bpr``.
-    ``w``: 0 leaves the long-term part out, 1 the short-term one; what is left out does not learn.
+    ``mode="distance"``: the paper's model above. Train it with ``loss=hinge`` and the paper's margin. After each step,
+    rows of U, V and X that are longer than 1 are scaled back to length 1.
+    ``mode="inner"``: s = w <U_u, V_i> + (1 - w) <m, X_i>, as in ports of the model, which train it with ``loss=bpr``.
+    Lengths are not limited, because this would limit all scores to between -1 and 1.
+    ``w``: 0 omits the long-term part, 1 the short-term part; an omitted part does not learn.
     ``shared_projection=True``: W_K is W_Q, as in the authors' code; the paper has two.
     ``l2``: adds l2 (||W_Q||^2 + ||W_K||^2) to the loss.
-    A user the model was not trained on is a UserError.
+    UserError in evaluation for a user that the model was not trained on.
 
-    Deviations from the paper, and where it leaves a choice:
+    Deviations from the paper, and choices that it leaves open:
 
-    1. Early steps have fewer than L items: what is missing is attended by nothing and m is the mean over what is there.
-       Of a single item the masked diagonal leaves nothing; then m is that item. Without any, m is 0.
-    2. A masked diagonal gets no weight and the others' sum to 1. The authors' code zeroes it after the softmax, so that
-       m shrinks towards 0; a port multiplies it by 0 before, which masks nothing.
-    3. The paper searches ``w``; the defaults of ``w`` and ``dropout`` are those of the authors' code. That of ``l2`` is
-       theirs, 0.01 on half the squares against a sum over 1000 sequences, brought to our loss, a mean over steps.
+    1. Early steps have fewer than L items: missing items get no attention, and m is the mean over the others. The
+       masked diagonal leaves nothing of a single item; then m is that item. Without items, m is 0.
+    2. The masked diagonal gets no weight, and the other weights sum to 1. The authors' code zeroes the diagonal after
+       the softmax, so that m shrinks towards 0; a port multiplies it by 0 before the softmax, which masks nothing.
+    3. The paper searches ``w``; the defaults of ``w`` and ``dropout`` are those of the authors' code. The default of
+       ``l2`` is theirs (0.01 on half the squares, with a loss summed over 1000 sequences), converted to our loss, a
+       mean over steps.
     4. Tables and projections start Xavier-uniform, as elsewhere here; the authors' code starts the tables about 0.001
-       from 0, where distances have next to no gradient.
+       from 0, where distances have almost no gradient.
     5. The authors' public code is not the paper's model: its loss is that of a classifier on the distances, it has a
        penalty on the tables instead of the limit, and its dropout is never switched on. We follow the paper.
     """
@@ -67,7 +68,7 @@ class AttRec(StepModel):
         if d < 1:
             raise UserError(f"d={d}: the width must be at least 1")
         if n_recent < 2:
-            raise UserError(f"n_recent={n_recent}: must be at least 2; an item attends to the others")
+            raise UserError(f"n_recent={n_recent}: must be at least 2; an item attends only to the others")
         if not 0 <= w <= 1:
             raise UserError(f"w={w}: must be between 0 and 1")
         if mode not in MODES:
@@ -79,7 +80,7 @@ class AttRec(StepModel):
         self.memory = n_recent
         self.w = w
         self.l2 = l2
-        limited = mode == "distance"  # every row is looked at after every step
+        limited = mode == "distance"  # all rows are scaled after every step
         self.user_embedding = UserTable(n_users, d, whole=limited)  # U
         self.long_embedding = Table(n_items + 1, d, padding_idx=PAD, whole=limited)  # V
         self.item_embedding = Table(n_items + 1, d, padding_idx=PAD, whole=limited)  # X
@@ -106,18 +107,17 @@ class AttRec(StepModel):
         n_real_BN1 = real_BNL.sum(-1, keepdim=True)
         query_BNLD, key_BNLD = self._windows(items_BND, self.query), self._windows(items_BND, self.key or self.query)
         alone_BN11 = (n_real_BN1 == 1)[..., None]
-        other_LL = ~torch.eye(L, dtype=torch.bool, device=items_BND.device)
-        # Rows of padding may look at anything, for a softmax over nothing is NaN; they are left out after it.
-        seen_BNLL = ((other_LL | alone_BN11) & real_BNL[..., None, :]) | ~real_BNL[..., None]
+        others_LL = ~torch.eye(L, dtype=torch.bool, device=items_BND.device)
+        # Rows of padding attend to everything, because a softmax over nothing is NaN; the product below removes them.
+        seen_BNLL = ((others_LL | alone_BN11) & real_BNL[..., None, :]) | ~real_BNL[..., None]
         scores_BNLL = query_BNLD @ key_BNLD.mT / math.sqrt(d)
         weights_BNLL = scores_BNLL.masked_fill(~seen_BNLL, -torch.inf).softmax(-1) * real_BNL[..., None]
         # The mean of the rows of A X is (the mean of the rows of A) X.
         mean_BNL = weights_BNLL.sum(-2) / n_real_BN1.clamp_min(1)
-        return (mean_BNL[..., None] * recent(items_BND, L)).sum(-2)  # as a product of matrices this small: slower
+        return (mean_BNL[..., None] * recent(items_BND, L)).sum(-2)  # faster than a product of such small matrices
 
     def _windows(self, items_BND: Tensor, projection: nn.Linear) -> Tensor:
-        """Q or K of every step's window (B, N, L, d). (X + TE) W = X W + TE W: each item is multiplied once, not L
-        times."""
+        """Q or K of every step's window (B, N, L, d), as X W + TE W: each item is multiplied once, not L times."""
         projected_BNLD = recent(projection(items_BND), len(self.time_LD)) + projection(self.time_LD)
         dropped_BNLD: Tensor = self.dropout(relu(projected_BNLD))
         return dropped_BNLD

@@ -14,29 +14,29 @@ from sairlib.nn.layers import Dropout, Table
 
 @final
 class BERT4Rec(ClozeModel):
-    """P(v) = softmax(LayerNorm(GELU(h_t W + b)) E^T + b_out), h_t the last of N blocks at a step t that holds [MASK].
+    """P(v) = softmax(LayerNorm(GELU(h_t W + b)) E^T + b_out), h_t the output of the last block at a step t with [MASK].
 
-    h^0_t = Dropout(LayerNorm(v_t + p_t)), v_t a row of E and p_t of P. Each block is post-norm, as in BERT:
+    h^0_t = Dropout(LayerNorm(v_t + p_t)), with v_t a row of E and p_t a row of P. Each block is post-norm, as in BERT:
     A = LayerNorm(H + Dropout(MH(H))), MH(H) = [head_1 ... head_h] W^O + b^O, every step attending to every real step;
     then LayerNorm(A + Dropout(GELU(A W1 + b1) W2 + b2)), W1 of four times the width.
 
-    Trained by ``objective=cloze``, which puts ``mask_item`` (number M + 1, the last row of E; never scored) in the
-    place of what it hides: nothing of a hidden item reaches its own step. ``encode`` gives the head's output at every
-    step, of which those at [MASK] mean something. For what comes next, [MASK] is appended to the history and read;
-    a history of ``max_len`` items gives up its oldest for it.
+    ``objective=cloze`` replaces hidden items by ``mask_item`` (id M + 1, the last row of E, never scored), so that no
+    information on a hidden item reaches its own step. ``encode`` returns LayerNorm(GELU(h_t W + b)) at every step; only
+    those at [MASK] are meaningful. To predict the next item, ``newest`` appends [MASK] to the history; a history of
+    ``max_len`` items loses its oldest item for it.
 
     Deviations from the paper:
 
-    1. The LayerNorm of the input and the one in the head are its authors' code's; the paper's equations have neither.
-       So are the biases of Q, K, V and W^O.
-    2. Positions count back from the newest step over right-padded sequences, so that [MASK] stands at 0 when asked
-       for the next item; the authors' code pads right and counts from the oldest.
-    3. ``attention_dropout`` (default 0) falls on the attention weights: the authors' code has 0.2 on ML-1M, the paper
-       drops out the sublayers' outputs alone, and without it the fast kernels serve.
+    1. The LayerNorms of the input and before the product with E, and the biases of Q, K, V and W^O, are from the
+       authors' code; the paper's equations have none.
+    2. Positions count back from the newest step over right-padded sequences, so that [MASK] is at 0 when it stands for
+       the next item; the authors' code pads right and counts from the oldest.
+    3. ``attention_dropout`` (default 0) of the attention weights: the authors' code has 0.2 on ML-1M. The paper drops
+       out only the sublayers' outputs, which allows the fast kernels.
     4. The authors mask ten copies of each sequence once and add windows of long ones; ours are masked anew in every
-       epoch, and only the newest ``max_len`` items are shown.
-    5. The authors' weight decay of 0.01, apart from the gradient, spares biases and LayerNorms;
-       ``training.optimizer=adamw training.weight_decay=0.01`` spares nothing.
+       epoch, and only the newest ``max_len`` items are used.
+    5. The authors' decoupled weight decay of 0.01 excludes biases and LayerNorms;
+       ``training.optimizer=adamw training.weight_decay=0.01`` applies it to all weights.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class BERT4Rec(ClozeModel):
         return self._out(states_BND)
 
     def newest(self, history: History) -> Tensor:
-        kept_BN = history.tail(self.max_len - 1).items_BN
-        ends_B = lengths(kept_BN)
-        asked_BN = pad(kept_BN, (0, 1), value=PAD).scatter(1, ends_B[:, None], self.mask_item)
-        states_BND, real_BN = self._embed(asked_BN), real_steps(asked_BN)
+        items_BN = history.tail(self.max_len - 1).items_BN
+        ends_B = lengths(items_BN)
+        items_BN = pad(items_BN, (0, 1), value=PAD).scatter(1, ends_B[:, None], self.mask_item)
+        states_BND, real_BN = self._embed(items_BN), real_steps(items_BN)
         for block in self.blocks[:-1]:
             states_BND = block(states_BND, real_BN)
         return self._out(cast(PostNormBlock, self.blocks[-1]).at_steps(states_BND, ends_B, real_BN))
@@ -94,6 +94,6 @@ class BERT4Rec(ClozeModel):
     def head(self) -> Head:
         table, bias_M = self.item_embedding, self.output_bias
         return Products(
-            lambda items: table.weight[:-1] if items is None else table(items),  # all but the mask
+            lambda items: table.weight[:-1] if items is None else table(items),  # without the mask item
             lambda items: bias_M if items is None else bias_M[items],
         )

@@ -1,4 +1,4 @@
-"""BPR-MF: matrix factorisation learnt by pairwise ranking (Rendle et al., UAI 2009)."""
+"""BPR-MF: matrix factorisation trained by pairwise ranking (Rendle et al., UAI 2009)."""
 
 from typing import final
 
@@ -11,19 +11,19 @@ from sairlib.nn.layers import Table, UserTable
 
 @final
 class BPRMF(StepModel):
-    """s(u, i) = <U_u, V_i>, learnt by BPR: -log sigmoid(s(u, i) - s(u, j)), i taken by u and j not (section 4.3.1).
+    """s(u, i) = <U_u, V_i>, with loss -log sigmoid(s(u, i) - s(u, j)), where u has i and not j (section 4.3.1).
 
-    It knows users and no order: the state is U_u at every step, whatever the history. A user the model was not trained
-    on is a UserError. ``item_bias=True`` adds b_i, as the SASRec paper compares it. b is a column more of V, which the
-    state meets with a 1.
+    The state is U_u at every step and does not depend on the history. UserError in evaluation for a user that the model
+    was not trained on. ``item_bias=True`` adds b_i, as in the SASRec paper's baseline; b is an extra column of V, and
+    the state has a 1 there.
 
     Deviations from the paper:
 
-    1. Its lambda, an L2 penalty, is ``training.weight_decay``: on all rows at every step, where the paper's algorithm
-       shrinks the rows of the triple it has drawn.
+    1. Its L2 penalty lambda is ``training.weight_decay``, on all rows at every step; the paper's algorithm shrinks only
+       the rows of the triple that it draws.
     2. A step is a mini-batch of users, with Adam; the paper draws single triples with replacement, with plain SGD.
-    3. A user's first training item is never a positive: it is not the next item of anything.
-    4. Factors start Xavier-uniform, b at 0; the paper is silent.
+    3. A user's first training item is never a target, because no item precedes it.
+    4. Factors start Xavier-uniform, b at 0; the paper does not say.
     """
 
     def __init__(self, n_items: int, n_users: int, d: int = 50, item_bias: bool = False) -> None:

@@ -14,32 +14,32 @@ from sairlib.nn.layers import Dropout, Table, UserTable
 
 @final
 class Caser(StepModel):
-    """The vectors of the newest L items are an image E (L x d), searched by filters as wide as the image or as high.
+    """Convolutional filters over an image E (L x d), the vectors of the newest L items.
 
     - A horizontal filter F (h x d), ``n_h`` of each height h = 1 .. L, gives max over i of ReLU(<F, E[i : i + h]> + b),
-      i = 0 .. L - h: does this run of items occur, wherever?
+      i = 0 .. L - h: does this run of items occur anywhere?
     - A vertical filter f (L), ``n_v`` of them, gives sum over l of f_l E[l], d numbers.
-    - z = ReLU(W1 Dropout(o) + b1), with o all that the filters give; item i scores W2_i . [z; u] + b2_i, with u the
-      user's vector and W2 a table of its own, 2d wide.
+    - z = ReLU(W1 Dropout(o) + b1), with o the outputs of all filters. The score of item i is W2_i . [z; u] + b2_i, with
+      u the user's vector and W2 a separate table of width 2d.
 
-    ``user_embedding=False`` leaves u out (W2 is then d wide), ``n_h=0`` or ``n_v=0`` the filters of a kind, as in the
-    paper's ablation. The paper trains T targets at a time, by binary cross-entropy with 3 negatives each:
-    objective.n_targets=3 training.n_negatives=3 (``experiment=caser-ml-1m``).
+    ``user_embedding=False`` omits u (W2 then has width d), ``n_h=0`` or ``n_v=0`` one kind of filter, as in the paper's
+    ablation. The paper trains T targets at a time, by binary cross-entropy with 3 negatives each:
+    ``objective.n_targets=3 negatives.n=3``.
 
-    The state of every step is computed at once. Neighbouring windows share all rows but one, so each horizontal filter
-    passes over the whole sequence once, and a window takes the maximum over its own L - h + 1 places; a vertical filter
-    is a weighted sum of L shifted copies. No image is ever laid out.
+    All steps are computed at once. Neighbouring windows share all rows but one, so each horizontal filter passes over
+    the whole sequence once, and each window takes the maximum over its own L - h + 1 positions; a vertical filter is a
+    weighted sum of L shifted copies of the sequence. No image is stored.
 
     Deviations from the paper:
 
-    1. Every step is trained, also the first ones; rows of the image before the first item are zero. The paper slides a
-       window of L + T over the sequence, so that a target has L items before it; its authors' code pads sequences
-       shorter than that on the left, with a vector that is learned.
-    2. Horizontal filters have a bias, as in the authors' code; the paper's formula has none. The code's vertical ones
-       have one too, which b1 can take over; here they have none.
+    1. Every step is trained, including the first ones; rows of the image before the first item are zero. The paper
+       slides a window of L + T over the sequence, so that a target has L items before it; its authors' code pads
+       shorter sequences on the left with a learned vector.
+    2. Horizontal filters have a bias, as in the authors' code; the paper's formula has none. The vertical ones of the
+       code have one too; here they have none, because b1 can replace it.
     3. Initial values are those of the authors' code: tables normal with deviation 1 / width, b2 zero, filters and W1
        uniform within 1 / sqrt(inputs).
-    4. The terms of the negatives are summed, as the paper writes; the authors' code takes their mean.
+    4. The terms of the negatives are summed, as in the paper; the authors' code takes their mean.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Caser(StepModel):
         return Products(self.output_embedding.of, lambda items: self.output_bias.of(items).squeeze(-1))
 
     def _filtered(self, items_BN: Tensor) -> Tensor:
-        """What the filters give at every step (B, N, n_v d + n_h L)."""
+        """Outputs of the filters at every step (B, N, n_v d + n_h L)."""
         n = items_BN.shape[1]
         vectors_BND: Tensor = self.item_embedding(items_BN)
         padded_BXD = pad(vectors_BND, (0, 0, self.L - 1, 0))  # step t's image begins at row t
@@ -105,6 +105,6 @@ class Caser(StepModel):
                 parts.append(sum(others, first))
         if self.horizontal:
             padded_BDX = padded_BXD.transpose(1, 2).contiguous()
-            found = [max_pool1d(conv(padded_BDX), self.L - h, 1) for h, conv in enumerate(self.horizontal)]
-            parts.append(torch.cat(found, 1).relu().transpose(1, 2))  # ReLU of a maximum: the maximum of the ReLUs
+            maxima = [max_pool1d(conv(padded_BDX), self.L - h, 1) for h, conv in enumerate(self.horizontal)]
+            parts.append(torch.cat(maxima, 1).relu().transpose(1, 2))  # ReLU of a maximum is the maximum of ReLUs
         return torch.cat(parts, -1)

@@ -14,16 +14,16 @@ from sairlib.nn.layers import Table, UserTable
 class FPMC(StepModel):
     """s(u, l, i) = <U_u, IU_i> + <L_l, IL_i>, l the newest item: what the user likes, and what follows l.
 
-    The state is [U_u; L_l] and an item's vector [IU_i; IL_i], so all items are scored by one product of matrices.
-    ``user_factors=False`` is FMC: <L_l, IL_i> alone, which knows no users. With them, a user the model was not trained
-    on is a UserError.
+    The state is [U_u; L_l] and an item's vector is [IU_i; IL_i], so one matrix product scores all items.
+    ``user_factors=False`` is FMC, <L_l, IL_i> alone, without users. With user factors, evaluation raises a UserError
+    for a user that the model was not trained on.
 
     Deviations from the paper:
 
     1. Baskets hold one item, so the paper's average over the last basket is that item's vector.
     2. Negatives of S-BPR are drawn outside all of the user's training items; the paper draws them outside the basket.
-    3. Its lambdas, L2 penalties, are one ``training.weight_decay``, on all rows at every step; and a step is a
-       mini-batch of users, with Adam, where the paper draws single transitions, with plain SGD.
+    3. Its L2 penalties lambda are one ``training.weight_decay``, on all rows at every step. A step is a mini-batch of
+       users, with Adam; the paper draws single transitions, with plain SGD.
     4. Factors start Xavier-uniform.
     """
 

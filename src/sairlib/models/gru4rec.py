@@ -13,36 +13,37 @@ from sairlib.nn.layers import Dropout, Table
 
 @final
 class GRU4Rec(StepModel):
-    """s_{t,i} = E_i . h_t + b_i, with h_t = Dropout(GRU(h_{t-1}, Dropout(E_{x_t}))) of the items x_1 .. x_t.
+    """s_{t,i} = E_i . h_t + b_i, with h_t = Dropout(GRU(h_{t-1}, Dropout(E_{x_t}))) for items x_1 .. x_t.
 
-    A gated recurrent unit overwrites by z and looks back through r, all of it with biases:
+    A gated recurrent unit has an update gate z and a reset gate r. All terms have biases, not shown here:
 
         z = sigma(W_z x + U_z h),  r = sigma(W_r x + U_r h),  c = tanh(W x + r * U h),  h' = (1 - z) h + z c
 
-    ``n_layers`` of them, ``d_hidden`` wide, stand on one another, Dropout after each.
+    ``n_layers`` of these units, of width ``d_hidden``, are stacked, with Dropout after each.
 
-    - ``tied=True``: items are read and scored by the same table, the authors' constrained embedding; where ``d_hidden``
-      differs from ``d``, a linear layer takes h_t to d. ``tied=False``: another table, ``d_hidden`` wide, scores them.
+    - ``tied=True``: one table for input and scores, the authors' constrained embedding; if ``d_hidden`` differs from
+      ``d``, a linear layer maps h_t to d. ``tied=False``: another table, of width ``d_hidden``, for the scores.
     - ``embedding_dropout`` and ``hidden_dropout``: the inner and the outer Dropout above.
 
     ``model=gru4rec`` is the network of 2016 with its BPR loss, ``model=gru4rec-plus`` that of 2018 with BPR-max; the
-    experiments of these names draw the negatives as near to the papers as can be.
+    experiments of these names draw the negatives as similarly to the papers as possible.
 
-    What the original has and this has not:
+    Parts of the original that are missing here:
 
-    1. Session-parallel mini-batches: a step of training is one event of each of B sessions, and the state is carried on
+    1. Session-parallel mini-batches: a training step is one event of each of B sessions, and the state is passed on
        without its gradient. Here whole sequences are trained, by back-propagation through all their steps.
-    2. Negatives from the other sessions of the mini-batch. Here the run says what they are; ``popular`` draws them for
-       the whole batch by count ^ alpha, as 2018's additional samples, and alpha = 1 is what mini-batches amount to.
-    3. Dropout on the state that goes on to the next step, as in the authors' code: here the recurrence is left alone,
-       and what leaves a layer is dropped out.
+    2. Negatives from the other sessions of the mini-batch. Here they are a setting; ``popular`` draws them for the
+       whole batch by count ^ alpha, like the additional samples of 2018, and alpha = 1 corresponds to mini-batches.
+    3. Dropout of the state that is passed to the next step, as in the authors' code. Here only the outputs of a layer
+       are dropped out, not the recurrence.
     4. TOP1 and TOP1-max, an activation of the scores (tanh, ELU), momentum, one-hot input without a table.
 
     Deviations from the papers:
 
-    5. r is applied after the product with U, as in PyTorch, on which the authors' code of today is built; 2016 writes
-       U (r * h). PyTorch's z weighs the old state where the paper's weighs c: the same, with its weights' sign turned.
-    6. The linear layer for d_hidden other than d is not in the papers, nor is tying in that of 2016.
+    5. r is applied after the product with U, as in PyTorch, which the authors' current code uses; 2016 writes
+       U (r * h). PyTorch's z weighs the old state, the paper's weighs c: equivalent, with the sign of z's weights
+       reversed.
+    6. The linear layer for d_hidden other than d is not in the papers, and tying is not in that of 2016.
     7. Each gate's matrices start Xavier-uniform and biases at zero, as in the authors' code.
     """
 

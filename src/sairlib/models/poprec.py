@@ -1,4 +1,4 @@
-"""PopRec: items in the order of how often they were taken, whoever asks."""
+"""PopRec: ranks items by popularity, the same for all users."""
 
 from typing import final
 
@@ -11,10 +11,10 @@ from sairlib.models.recommender import Head, Products, StepModel
 
 @final
 class PopRec(StepModel):
-    """The score of an item is how often it occurs in the training part of the data; nothing is learnt.
+    """The score of an item is how often it occurs in the training part of the data. Nothing is learned.
 
-    Counts come from ``prepare`` and stand in the ``state_dict``: a checkpoint carries them. They are of the training
-    part alone. The popularity rows of some papers count held-out items too, and come out higher.
+    Counts come from ``prepare`` and are part of the ``state_dict``. They cover only the training part. The popularity
+    baselines of some papers also count held-out items, and get higher figures.
     """
 
     counts_M: Tensor
@@ -28,7 +28,7 @@ class PopRec(StepModel):
         self.counts_M.copy_(counts_M)
 
     def encode(self, history: History) -> Tensor:
-        """1 at every step: what is multiplied with an item's count."""
+        """1 at every step; the head multiplies it by the counts."""
         return self.counts_M.new_ones(*history.items_BN.shape, 1)
 
     @property

@@ -16,39 +16,37 @@ VARIANTS = ("sair", "full", "label")
 
 @final
 class SAIR(StepModel):
-    """e_t: K of L latent interests, retrieved by the prefix up to t, fused into one vector (eq. 1 to 11).
+    """e_t: K of L latent interests, retrieved by the prefix up to t and fused into one vector (eq. 1 to 11).
 
-    ``encoder`` (ItemEncoder) turns the sequence into prefix vectors F; ``retrieval`` (InterestRetrieval) relates each
-    to the pool C (L, D), lets the relevances attend to one another along the sequence, causally, and keeps K;
-    ``aggregator`` (InterestAggregator) fuses those. Items are scored by <H_id, e_t>.
+    ``encoder`` (ItemEncoder) turns the sequence into prefix vectors F. ``retrieval`` (InterestRetrieval) relates each
+    to the pool C (L, D), lets the relevances attend to one another along the sequence, causally, and keeps K.
+    ``aggregator`` (InterestAggregator) fuses those. The score of an item is <H_id, e_t>.
 
     ``variant``: ``sair``; ``full``: no interaction layer and no selection, all L weighed by softmax of Ca (top_k,
     weights and interaction_residual are not used); ``label``: the pool is the table of category embeddings (L = T;
     n_interests is not used).
 
-    Where the paper is silent or contradicts itself, an argument decides. In the order of the questions:
+    Choices where the paper is unclear, most of them arguments:
 
-    1. Eq. (5) attends over positions. It is causal here, always: otherwise step t sees the item it predicts.
-    2. ``weights``: eq. (9) weighs by the kept entries of Ca-hat (``interacted``) or of Ca (``raw``, the letter, under
-       which the matrices of eq. (5) receive no gradient at all).
+    1. Eq. (5) attends over positions. It is always causal here: otherwise step t sees the item that it predicts.
+    2. ``weights``: eq. (9) weighs by the kept entries of Ca-hat (``interacted``) or of Ca (``raw``, as the paper writes
+       it; the matrices of eq. (5) then get no gradient).
     3. ``interest_ffn``: a net for each of the K ranks (``per_slot``) or one for all (``shared``).
-    4. ``encoder``: SASRec's blocks (``SelfAttention``: n_blocks, n_heads, norm); the paper says "in a typical SANs
-       manner" and gives no numbers. ``Recurrent`` is a GRU in its place. ``scale_items`` and ``dropout`` are not given
-       either.
-    5. ``interaction_residual``: Ca-hat = Ca + Attention(Ca) instead of the letter's Attention(Ca).
+    4. ``encoder``: SASRec's blocks (``SelfAttention``: n_blocks, n_heads, norm) or a GRU (``Recurrent``). The paper
+       says "in a typical SANs manner" and gives no numbers, nor ``scale_items`` and ``dropout``.
+    5. ``interaction_residual``: Ca-hat = Ca + Attention(Ca) instead of the paper's Attention(Ca).
     6. Eq. (5) is scaled by sqrt(L), its own width.
-    7. ``category_pooling``: what becomes of several categories: ``mean``, ``sum``, ``first``. ``use_category=False``
-       leaves H_cate out of eq. (1), and so does a data set without categories.
+    7. ``category_pooling`` of an item's categories: ``mean``, ``sum``, ``first``. ``use_category=False`` omits H_cate
+       from eq. (1); so does a data set without categories.
     8. ``score_with_category``: eq. (11) scores with H_id + H_cate instead of H_id alone.
-    9. ``decov_weight``: weight of L_d. For ``label`` it falls on the category embeddings, which are the pool.
-    10. ``positions``: eq. (1) says absolute positions, and not from where they are counted: back from the ``newest``
-        item, or on from the ``oldest`` that is shown, as RecBole counts them, in which the paper's code was written.
-    11. C starts normal with deviation 1 / sqrt(D), so that its rows are about 1 long; the paper is silent. It decides
-        how sharp the softmax of eq. (9) is at first.
+    9. ``decov_weight``: weight of L_d. For ``label`` it applies to the category embeddings, which are the pool.
+    10. ``positions``: eq. (1) says absolute positions, but not where they start. They count back from the ``newest``
+        item, or forward from the ``oldest`` item in the window, as in RecBole, which the paper's code uses.
+    11. C starts normal with deviation 1 / sqrt(D), so that the norm of its rows is about 1; the paper does not say. It
+        determines how sharp the softmax of eq. (9) is at first.
 
-    Deviations from the paper: (a) the logistic loss puts the sigmoid into eq. (12) that the formula leaves out;
-    (b) L_ce is a mean over steps (see ``NextItem.steps_per_batch``), not the sum, so L_d weighs more against it than in
-    eq. (13)'s letter.
+    Deviations from the paper: (a) the logistic loss includes the sigmoid that is missing in eq. (12); (b) L_ce is a
+    mean over steps (see ``NextItem.steps_per_batch``), not a sum, so L_d has a higher relative weight than in eq. (13).
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class SAIR(StepModel):
         super().__init__()
         if variant not in VARIANTS:
             raise UserError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
-        if category_pooling not in POOLINGS:  # of use or not: a typo is one on data without categories too
+        if category_pooling not in POOLINGS:  # also on data without categories, where it is not used
             raise UserError(f"category_pooling={category_pooling!r}: choose one of {', '.join(POOLINGS)}")
         if decov_weight < 0:
             raise UserError(f"decov_weight must be 0 or more, not {decov_weight}")
@@ -132,7 +130,7 @@ class SAIR(StepModel):
         return fused_BD
 
     def retrieve(self, items_BN: Tensor) -> tuple[Tensor, Retrieved]:
-        """Prefix vectors F (B, N, D) and what the retrieval finds for them: Figures 2 and 3 are its first two."""
+        """Prefix vectors F (B, N, D) and what is retrieved; the paper's Figures 2 and 3 show its first two fields."""
         states_BND = self.encoder(items_BN)
         return states_BND, self.retrieval(states_BND, self.pool_LD)
 
@@ -141,12 +139,12 @@ class SAIR(StepModel):
         return Products(self._vectors)
 
     def _vectors(self, items: Tensor | None) -> Tensor:
-        """What states are multiplied with: H_id, or H_id + H_cate."""
+        """Item vectors for the scores: H_id, or H_id + H_cate."""
         vectors = self.encoder.item_embedding.of(items)
         if not self.score_with_category or self.categories is None:
             return vectors
-        every = torch.arange(len(vectors), device=vectors.device) if items is None else items
-        summed: Tensor = vectors + self.categories(every)
+        ids = torch.arange(len(vectors), device=vectors.device) if items is None else items
+        summed: Tensor = vectors + self.categories(ids)
         return summed
 
     def auxiliary(self, batch: Batch, states: State) -> dict[str, Tensor]:
@@ -154,8 +152,8 @@ class SAIR(StepModel):
 
     @torch.no_grad()
     def diagnose(self, history: History) -> dict[str, Tensor]:
-        """``interest_share``: how much of the weight each of the L gets, over all real steps; and ``kept_share``:
-        how often it is among the kept; ``interest_entropy``: of the kept share, 1 = all L equally, 0 = one alone."""
+        """Over all real steps: ``interest_share`` (L), each interest's share of the weight; ``kept_share`` (L), how
+        often it is among the K kept; ``interest_entropy`` of the latter, 1 = all L equally often, 0 = only one."""
         _, retrieved = self.retrieve(history.items_BN)
         real_BN = history.items_BN != PAD
         kept = retrieved.kept_BNK[real_BN].flatten()

@@ -20,21 +20,21 @@ class SASRec(StepModel):
 
     - ``positional_embedding=False``: (1) Remove PE. ``shared_item_embedding=False``: (2) Unshared IE, N apart from M.
     - ``residual=False``: (3) Remove RC. ``dropout=0``: (4). ``n_blocks``: (5) to (7). ``n_heads=2``: (8).
-    - ``user_embedding=True``: r_{u,i,t} = (U_u + F_t) . M_i, the paper's section on explicit users. A user the model
-      was not trained on is a UserError.
-    - ``norm``: ``pre`` is the paper's formula; ``post`` is LayerNorm(x + Dropout(g(x))), as some ports have it.
+    - ``user_embedding=True``: r_{u,i,t} = (U_u + F_t) . M_i, the paper's section on explicit users. UserError in
+      evaluation for a user that the model was not trained on.
+    - ``norm``: ``pre`` is the paper's formula; ``post`` is LayerNorm(x + Dropout(g(x))), as in some ports.
 
     Deviations from the paper:
 
-    1. ``scale_items`` (default True) multiplies item embeddings by sqrt(d) on the way in. The paper does not say so,
-       its authors' code does; False is the paper's letter.
-    2. With ``norm="pre"`` a LayerNorm follows the last block, as in the authors' code; the paper is silent.
-    3. Positions count back from the newest item over right-padded sequences: equal to the paper's left padding.
+    1. ``scale_items`` (default True) multiplies the input's item embeddings by sqrt(d), as in the authors' code. The
+       paper does not mention it; False follows the paper.
+    2. With ``norm="pre"`` a LayerNorm follows the last block, as in the authors' code; the paper does not mention it.
+    3. Positions count back from the newest item over right-padded sequences: equivalent to the paper's left padding.
     4. Where the authors' code differs from the paper's formula, we follow the formula. The code normalises the queries
-       alone, and makes keys and values of the input as it is; adds the NORMALISED input as the residual; gives Q, K and
-       V biases; and drops attention weights out, which ``attention_dropout`` adds here. ``output_projection`` adds the
-       matrix of PyTorch's multi-head attention, absent from both.
-    5. Embeddings start Xavier-uniform (the default in the authors' framework); the paper is silent.
+       only, and computes keys and values from the input itself; adds the NORMALISED input as the residual; has biases
+       in Q, K and V; and has dropout of attention weights (``attention_dropout`` here). ``output_projection`` adds the
+       output matrix of PyTorch's multi-head attention, which neither has.
+    5. Embeddings start Xavier-uniform (the default in the authors' framework); the paper does not say.
     """
 
     def __init__(

@@ -18,40 +18,40 @@ NORMS = ("layer", "l2")
 
 @final
 class SINE(SequenceModel):
-    """v = sum_k e_k phi_k, scored by inner product: K of L concepts, an interest for each, weighed by what comes next.
+    """v = sum_k e_k phi_k, scored by inner product: K of L concepts, each with an interest phi_k of the user.
 
-    With X_t the vector of the item at t, C (L, D) the pool of concepts, every softmax over t over real steps alone:
+    X_t is the vector of the item at t, C (L, D) the pool of concepts. Every softmax over t is over real steps only:
 
     (1) a = softmax_t(tanh(X W1) w2), z = a^T X, s = C z, idx = the K largest of s, strongest first,
-        C^u_k = sigmoid(s_idx(k)) C_idx(k). The gate is how the choice learns.
-    (2) P_{k|t} = softmax_k(LN1(X_t W3) . LN2(C^u_k)): which interest a step belongs to.
+        C^u_k = sigmoid(s_idx(k)) C_idx(k). Through the gate, the selection gets a gradient.
+    (2) P_{k|t} = softmax_k(LN1(X_t W3) . LN2(C^u_k)): to which interest a step belongs.
     (3) P_{t|k} = softmax_t(tanh((X_t + position_t) W_{k,1}) w_{k,2}): which steps matter to an interest.
     (4) phi_k = LN3(sum_t P_{k|t} P_{t|k} X_t)
-    (5) X'_t = sum_k P_{k|t} C^u_k, C_apt = LN4(softmax_t(tanh(X' W3) w4)^T X'): the intention to be expected next;
+    (5) X'_t = sum_k P_{k|t} C^u_k, C_apt = LN4(softmax_t(tanh(X' W3) w4)^T X'): the expected next intention;
         e_k = softmax_k(phi_k . C_apt / tau).
 
     ``n_concepts`` is L, ``top_k`` K. ``decov_weight``, the paper's lambda, weighs 1/2 (||M||_F^2 - ||diag M||^2) with
-    M = (C - mean)(C - mean)^T / D, the covariance of the concepts: each one's mean over its D entries is taken off.
+    M = (C - mean)(C - mean)^T / D, the covariance of the concepts, with the mean of each concept's D entries.
 
-    The defaults are the paper's letter, as independent readers agree on it. Others differ:
+    The defaults follow the paper's equations. The arguments are for differences of public code:
 
-    - ``positional_embedding=False``: RecBole's port has no positions; the order of the items then plays no part at all.
-      (The authors' code adds positions before the attention of (1) and (5) as well.)
-    - ``assignment="logits"``: the authors' code multiplies P_{k|t} into the logits of (3), and (4) then weighs by that
-      softmax alone. ``weights`` is the paper's and RecBole's.
-    - ``shared_w3=False``: (5) has a matrix of its own, as in the authors' code. The paper and RecBole write W3 twice.
-    - ``norm="l2"``: RecBole divides by the length in place of LN1 and LN3. ``layer`` lets phi_k . C_apt grow to D, and
-      a tau of 0.1 then makes e almost the choice of one interest.
+    - ``positional_embedding=False``: no positions, as in RecBole's port; the order of the items then has no effect.
+      (The authors' code also adds positions before the attention of (1) and (5).)
+    - ``assignment="logits"``: multiplies P_{k|t} into the logits of (3), and (4) weighs only by that softmax, as in the
+      authors' code. ``weights`` is the paper's and RecBole's.
+    - ``shared_w3=False``: (5) has its own matrix, as in the authors' code. The paper and RecBole use W3 twice.
+    - ``norm="l2"``: divides by the length instead of LN1 and LN3, as in RecBole. With ``layer``, phi_k . C_apt can grow
+      to D, and a tau of 0.1 then makes e select almost only one interest.
 
-    Deviations from the paper, and differences that no argument brings back:
+    Deviations from the paper, and differences from public code without an argument:
 
     1. No softmax over t sees padding (the authors' code masks it too, RecBole does not).
-    2. W_{k,1} and w_{k,2} belong to the k-th strongest concept, whichever it is. The authors' code shares W_{k,1}.
+    2. W_{k,1} and w_{k,2} belong to the rank k, not to a concept. The authors' code has one W_1 for all ranks.
     3. Positions count back from the newest item; in the authors' code from the oldest.
-    4. The authors' code has, and the paper has not: biases and hidden layers of 512; in (2) the cosine of X_t and the
+    4. The authors' code has, unlike the paper: biases and hidden layers of 512; in (2) the cosine of X_t and the
        concept over a temperature of 0.07; no LayerNorm; X added to X' in (5); phi weighed, without tau, by a layer over
-       their mean and C_apt; and, in place of the concepts' covariance, a penalty on the cosines of a user's phi.
-    5. All weights start Xavier-uniform (the default in the authors' framework); the paper is silent.
+       their mean and C_apt; and, instead of the concepts' covariance, a penalty on the cosines of a user's phi.
+    5. All weights start Xavier-uniform (the default in the authors' framework); the paper does not say.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class SINE(SequenceModel):
         items_BN = history.items_BN
         x_BND, real_BN = self.item_embedding(items_BN), items_BN != PAD
         active_BKD, _ = self._activate(x_BND, real_BN)
-        # P_{k|t}, which interest a step belongs to, and P_{t|k}, which steps matter to it.
+        # P_{k|t}, to which interest a step belongs, and P_{t|k}, which steps matter to an interest.
         interest_BNK = (self.ln1(self.w3(x_BND)) @ self.ln2(active_BKD).mT).softmax(-1)
         logits_BNK = self._importance(x_BND, items_BN)
         if self.assign_logits:
@@ -121,7 +121,7 @@ class SINE(SequenceModel):
         else:
             share_BNK = interest_BNK * over_steps(logits_BNK, real_BN)
         phi_BKD = self.ln3(share_BNK.mT @ x_BND)
-        # What comes next, and how much of it each interest is.
+        # The expected next intention, and the weight of each interest in it.
         intent_BND = interest_BNK @ active_BKD
         w3 = self.w3 if self.w3_apt is None else self.w3_apt
         share_BN1 = over_steps(self.w4(w3(intent_BND).tanh()), real_BN)
@@ -131,14 +131,14 @@ class SINE(SequenceModel):
         return state_BD
 
     def _activate(self, x_BND: Tensor, real_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """C^u (B, K, D), gated, strongest first; and which concepts these are (B, K)."""
+        """C^u (B, K, D), gated, strongest first; and the indices of these concepts (B, K)."""
         share_BN1 = over_steps(self.w2(self.w1(x_BND).tanh()), real_BN)
         z_BD = (share_BN1.mT @ x_BND)[:, 0]
         scores_BK, kept_BK = (z_BD @ self.concepts.weight.T).topk(self.top_k, -1)
         return self.concepts(kept_BK) * scores_BK.sigmoid()[..., None], kept_BK
 
     def _importance(self, x_BND: Tensor, items_BN: Tensor) -> Tensor:
-        """What P_{t|k} is the softmax of (B, N, K)."""
+        """The logits of P_{t|k} (B, N, K)."""
         if self.position_embedding is not None:
             x_BND = x_BND + self.position_embedding(positions(items_BN))
         hidden_BNKD = (x_BND @ self.w_k1.permute(1, 0, 2).flatten(1)).tanh().unflatten(-1, self.w_k2.shape)
@@ -154,7 +154,7 @@ class SINE(SequenceModel):
 
     @torch.no_grad()
     def diagnose(self, history: History) -> dict[str, Tensor]:
-        """``kept_share``: for how many of the sequences each of the L concepts is among the kept."""
+        """``kept_share`` (L): the share of the sequences in which each concept is among the K kept."""
         _, kept_BK = self._activate(self.item_embedding(history.items_BN), history.items_BN != PAD)
         counts_L = torch.bincount(kept_BK.flatten(), minlength=len(self.concepts.weight))
         return {"kept_share": counts_L.float() / len(kept_BK)}
@@ -168,6 +168,6 @@ class UnitLength(nn.Module):
 
 
 def over_steps(scores_BNX: Tensor, real_BN: Tensor) -> Tensor:
-    """Softmax over the real steps of each row; 0 at padding, and everywhere for an empty history."""
+    """Softmax over the real steps of each sequence; 0 at padding, so all 0 for an empty history."""
     real_BN1 = real_BN[..., None]
     return scores_BNX.masked_fill(~real_BN1, torch.finfo(scores_BNX.dtype).min).softmax(1) * real_BN1

@@ -16,18 +16,17 @@ DISTANCES = ("squared_l2", "l1")
 
 @final
 class TransRec(StepModel):
-    """s(u, l, j) = beta_j - d(gamma_l + T_u, gamma_j), T_u = t + t_u: a user is a move from the newest item l to j.
+    """s(u, l, j) = beta_j - d(gamma_l + T_u, gamma_j), T_u = t + t_u: user u moves from the newest item l to j.
 
-    ``distance`` d is ``squared_l2`` or ``l1``, the paper's two variants. Every gamma stays in the unit ball: what a
-    step has moved out of it is put back on its surface, gamma / max(1, ||gamma||). gamma and t start as random unit
-    vectors, t_u and beta at 0.
+    ``distance`` d is ``squared_l2`` or ``l1``, the paper's two variants. Every gamma stays in the unit ball: after each
+    step it becomes gamma / max(1, ||gamma||). gamma and t start as random unit vectors, t_u and beta at 0.
 
     Deviations from the paper:
 
-    1. A user the model was not trained on is a UserError; the paper takes t_u = 0 for one.
-    2. Its regulariser is ``training.weight_decay``, L2 on all weights at every step; and a step is a mini-batch of
-       users, with Adam, where the paper draws single transitions, with plain SGD.
-    3. All gammas are put back after a step, not only those that it looked up: Adam moves the others too.
+    1. UserError in evaluation for a user that the model was not trained on; the paper uses t_u = 0.
+    2. Its regulariser is ``training.weight_decay``, L2 on all weights at every step. A step is a mini-batch of users,
+       with Adam; the paper draws single transitions, with plain SGD.
+    3. All gammas are limited after a step, not only those that were looked up, because Adam moves the others too.
     """
 
     memory = 1

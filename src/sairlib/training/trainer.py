@@ -287,7 +287,7 @@ class Trainer:
         """
         keys = ("optimizers", "progress", "generator", "torch_rng", "cuda_rng")
         if not state.keys() >= set(keys):
-            raise UserError(f"{place} holds weights alone, not a state to resume from")
+            raise UserError(f"{place} holds only weights, not a state to resume from")
         load_weights(self.model, state, self.identity, place)
         if len(self.optimizers) != len(state["optimizers"]):
             raise UserError(
