@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import batch_of
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from objective_helpers import batch_of
 from omegaconf import DictConfig, OmegaConf
 
 from sairlib import build

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import contents, refused
-from calls import call
+from command_helpers import call, contents, refused
 
 from sairlib import evaluate, train
 

@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 import pytest
 import torch
-from small import split
+from small_data import split
 
 from sairlib.data import download
 from sairlib.data.filters import Filters

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator
 
 import pytest
-from answers import contents
-from calls import RUN_FILES, Commands, epochs, figures, turning, write_data
-from every import MODELS, UNTRAINED, every_model
+from all_models import MODELS, UNTRAINED, every_model
+from command_helpers import RUN_FILES, Commands, contents, epochs, figures, turning, write_data
 
 pytestmark = pytest.mark.skipif(not MODELS, reason="needs a checkout: the names come from its conf/")
 

@@ -7,8 +7,8 @@ from typing import final
 import numpy as np
 import pytest
 import torch
-from asked import batch_of, next_item, sampler
-from every import MAX_LEN, M, data, store
+from all_models import MAX_LEN, M, data, store
+from objective_helpers import batch_of, next_item, sampler
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 

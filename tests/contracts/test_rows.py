@@ -6,8 +6,8 @@ from typing import final
 
 import pytest
 import torch
-from asked import history
-from every import UNTRAINED, M, config, data, every_model, histories, made, objective, store
+from all_models import UNTRAINED, M, config, data, every_model, histories, made, objective, store
+from small_data import history
 from torch import Tensor
 
 from sairlib import build

@@ -7,10 +7,10 @@ from typing import final
 
 import pytest
 import torch
-from asked import history
-from every import MAX_LEN, MODELS, UNTRAINED, M, every_model, histories, made, pad_tables, warmed
+from all_models import MAX_LEN, MODELS, UNTRAINED, M, every_model, histories, made, pad_tables, warmed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_data import history
 from torch import Tensor, nn
 
 from sairlib.batch import PAD, History, as_rows, map_state

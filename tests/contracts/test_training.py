@@ -4,8 +4,7 @@ import io
 
 import pytest
 import torch
-from asked import history
-from every import (
+from all_models import (
     MAX_LEN,
     NO_MEMORY,
     UNTRAINED,
@@ -20,6 +19,7 @@ from every import (
     store,
     warmed,
 )
+from small_data import history
 from torch import Tensor
 from torch.nn.functional import softplus
 

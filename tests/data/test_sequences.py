@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import dataset, split, targets
+from small_data import dataset, split, targets
 from torch import Tensor
 
 from sairlib.batch import PAD

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import dataset, targets
+from small_data import dataset, targets
 
 from sairlib.data.dataset import index
 from sairlib.data.filters import Filters

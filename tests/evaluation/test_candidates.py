@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small import dataset, split, targets
+from small_data import dataset, split, targets
 
 from sairlib.batch import PAD
 from sairlib.data.split import Split

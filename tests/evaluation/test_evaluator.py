@@ -5,7 +5,7 @@ from typing import final
 
 import numpy as np
 import pytest
-import small
+import small_data
 import torch
 from torch import Tensor
 
@@ -76,7 +76,7 @@ def split(n_users: int = 40, n_items: int = 50, longest: int = 20, seed: int = 0
     for sequence in sequences[::4]:
         if len(sequence) > 3:
             sequence[-1] = sequence[0]
-    return small.split(sequences, n_items)
+    return small_data.split(sequences, n_items)
 
 
 def parted(n_users: int = 40, n_items: int = 50, seed: int = 0) -> Split:
@@ -93,7 +93,7 @@ def parted(n_users: int = 40, n_items: int = 50, seed: int = 0) -> Split:
             found[0], found[1] = ([pair for pair in found[part] if pair[0] != user] for part in (0, 1))
     for pairs in found.values():
         rng.shuffle(pairs)
-    return Split(data, lengths, small.targets(*found[0]), small.targets(*found[1]))
+    return Split(data, lengths, small_data.targets(*found[0]), small_data.targets(*found[1]))
 
 
 def evaluator(made: Split, settings: EvaluationSettings = ALL, max_len: int = 5) -> Evaluator:
@@ -169,8 +169,8 @@ def test_several_targets_of_a_user_or_none_are_ranked_like_any(part: Part, n_ite
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_a_target_that_nothing_comes_before_is_ranked(batch_size: int) -> None:
     """Alone in a batch, and in one with others."""
-    data = small.dataset([[1, 2, 3, 4], [3, 4, 5], [2, 5]], 9)
-    made = Split(data, np.array([2, 2, 0]), small.targets((0, 2)), small.targets((0, 3), (2, 0)))
+    data = small_data.dataset([[1, 2, 3, 4], [3, 4, 5], [2, 5]], 9)
+    made = Split(data, np.array([2, 2, 0]), small_data.targets((0, 2)), small_data.targets((0, 3), (2, 0)))
     settings = EvaluationSettings(n_candidates=3, full_with_history=True, batch_size=batch_size)
     torch.manual_seed(0)
     model = SASRec(n_items=9, n_users=3, max_len=5, d=8)
@@ -338,7 +338,7 @@ def test_the_order_of_candidates_changes_nothing() -> None:
 
 def test_who_ranks_only_the_seen_finds_nothing_new() -> None:
     # Item 2 is new and wanted; items 3.. are new; the model knows item 1 alone.
-    made = small.split([[1, 1, 1, 2]] * 5, 12)
+    made = small_data.split([[1, 1, 1, 2]] * 5, 12)
     scores_UM = torch.zeros(5, 13)
     scores_UM[:, 1] = 1
     found = evaluator(made).rank(Table(scores_UM), Part.TEST)
@@ -348,7 +348,7 @@ def test_who_ranks_only_the_seen_finds_nothing_new() -> None:
 
 def test_nothing_to_rank_against_is_said() -> None:
     with pytest.raises(UserError, match="have had all items"):
-        evaluator(small.split([[1, 2, 3, 4, 5]], 5))
+        evaluator(small_data.split([[1, 2, 3, 4, 5]], 5))
 
 
 def test_candidates_do_not_depend_on_the_model_or_the_run() -> None:
@@ -377,4 +377,4 @@ def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> 
 def test_a_split_with_nothing_to_be_found_is_refused() -> None:
     made = split()
     with pytest.raises(UserError, match="nothing to be found in its test part"):
-        evaluator(replace(made, test=small.targets()))
+        evaluator(replace(made, test=small_data.targets()))

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import history, next_item
-from drawn import read_by_rows, regularisers
+from model_helpers import read_by_rows, regularisers
 from numpy.typing import NDArray
-from plain import Vector, Weights, nothing, softmax
+from objective_helpers import next_item
+from reference import Vector, Weights, nothing, softmax
+from small_data import history
 from torch import Tensor
 
 from sairlib.batch import PAD, History

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-import drawn
+import model_helpers
 import numpy as np
 import pytest
 import torch
-from asked import batch_of, history
-from drawn import padded
-from plain import Vector, Weights, gelu, layer_norm, linear, nothing, softmax
+from model_helpers import padded
+from objective_helpers import batch_of
+from reference import Vector, Weights, gelu, layer_norm, linear, nothing, softmax
+from small_data import history
 
 from sairlib.batch import PAD, History
 from sairlib.data.dataset import Dataset
@@ -30,7 +31,7 @@ MASKED = [[3, MASK, 4, 1, 5, MASK], [MASK], [2, 6, 5, 3, MASK], [MASK, 11], [8, 
 
 def made(**options: Any) -> BERT4Rec:
     model = BERT4Rec(M, MAX_LEN, **{**BASE, **options})
-    drawn.randomised(model, scale=0.5)
+    model_helpers.randomised(model, scale=0.5)
     return model
 
 

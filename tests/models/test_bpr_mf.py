@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from asked import history
-from drawn import HISTORIES, MAX_LEN, USERS, D, M, arrays, padded, randomised, read_by_rows
+from model_helpers import HISTORIES, MAX_LEN, USERS, D, M, arrays, padded, randomised, read_by_rows
+from small_data import history
 
 from sairlib.batch import History
 from sairlib.errors import UserError

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import drawn
+import model_helpers
 import numpy as np
 import pytest
 import torch
-from asked import history
-from drawn import arrays, assert_scores_agree, knows_users, randomised, read_by_rows
+from model_helpers import arrays, assert_scores_agree, knows_users, randomised, read_by_rows
 from numpy.typing import NDArray
+from small_data import history
 from torch import Tensor
 
 from sairlib.batch import PAD, History
@@ -42,7 +42,7 @@ def made(**options: Any) -> Caser:
 
 
 def padded(width: int = MAX_LEN) -> Tensor:
-    return drawn.padded(HISTORIES, width)
+    return model_helpers.padded(HISTORIES, width)
 
 
 def plain(items: list[int], user: int, weights: dict[str, Array], options: dict[str, Any]) -> list[list[float]]:

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from drawn import USERS, D, M, arrays, assert_scores_are, knows_users, padded, randomised, read_by_rows
+from model_helpers import USERS, D, M, arrays, assert_scores_are, knows_users, padded, randomised, read_by_rows
 
 from sairlib.batch import History
 from sairlib.errors import UserError

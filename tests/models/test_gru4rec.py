@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import history
-from drawn import HISTORIES, USERS, M, arrays, assert_scores_agree, padded, randomised, read_by_rows
 from hydra import compose, initialize_config_dir
+from model_helpers import HISTORIES, USERS, M, arrays, assert_scores_agree, padded, randomised, read_by_rows
 from numpy.typing import NDArray
+from small_data import history
 
 from sairlib.batch import PAD, History
 from sairlib.errors import UserError

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-import drawn
+import model_helpers
 import numpy as np
 import pytest
 import torch
-from asked import history, next_item
-from drawn import padded
-from plain import Vector, Weights, gelu, layer_norm, linear, nothing, softmax
+from model_helpers import padded
+from objective_helpers import next_item
+from reference import Vector, Weights, gelu, layer_norm, linear, nothing, softmax
+from small_data import history
 from torch import Tensor
 
 from sairlib.data.dataset import Dataset
@@ -29,7 +30,7 @@ both_axes = pytest.mark.parametrize("softmax_dim", ["keys", "queries"])
 
 def made(**options: Any) -> LightSANs:
     model = LightSANs(M, MAX_LEN, **{**BASE, **options})
-    drawn.randomised(model, scale=0.5)
+    model_helpers.randomised(model, scale=0.5)
     return model
 
 

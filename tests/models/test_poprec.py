@@ -1,8 +1,8 @@
 """PopRec counts, and nothing else."""
 
 import torch
-from asked import history
-from drawn import HISTORIES, MAX_LEN, USERS, M, padded
+from model_helpers import HISTORIES, MAX_LEN, USERS, M, padded
+from small_data import history
 
 from sairlib.models.poprec import PopRec
 

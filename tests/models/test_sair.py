@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import history
-from drawn import regularisers
-from plain import Weights, decorrelation, sair
+from model_helpers import regularisers
+from reference import Weights, decorrelation, sair
+from small_data import history
 from torch import Tensor
 
 from sairlib.batch import PAD

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import history
-from drawn import knows_users
-from plain import Weights, sasrec
+from model_helpers import knows_users
+from reference import Weights, sasrec
+from small_data import history
 from torch import Tensor
 
 from sairlib.batch import History

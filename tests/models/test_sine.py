@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import history
-from drawn import knows_users, regularisers
-from plain import Vector, Weights, decorrelation, layer_norm, softmax
+from model_helpers import knows_users, regularisers
+from reference import Vector, Weights, decorrelation, layer_norm, softmax
+from small_data import history
 from torch import Tensor
 from torch.nn.functional import softplus
 

@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from asked import history
-from drawn import USERS, D, M, arrays, assert_scores_are, padded, randomised, read_by_rows
+from model_helpers import USERS, D, M, arrays, assert_scores_are, padded, randomised, read_by_rows
+from small_data import history
 from torch.nn.functional import cross_entropy
 
 from sairlib.batch import History

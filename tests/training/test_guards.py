@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import next_item
-from calls import Actions, Commands, epochs, turning, write_data
-from ring import M, by_rows, fit, trainer
+from command_helpers import Actions, Commands, epochs, turning, write_data
+from objective_helpers import next_item
 from torch import Tensor
+from trainer_helpers import M, by_rows, fit, trainer
 
 from sairlib.nn.layers import Table
 from sairlib.run import checkpoint

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small import split
+from small_data import split
 
 from sairlib.batch import PAD, Negatives
 from sairlib.data.sequences import SequenceStore

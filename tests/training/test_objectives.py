@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import small
+import small_data
 import torch
-from asked import batch_of, next_item, sampler
-from grams import Bigram, Filler, M, Whole
+from objective_helpers import batch_of, next_item, sampler
+from tiny_models import Bigram, Filler, M, Whole
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -22,7 +22,7 @@ SEQUENCES = [[1, 2, 3, 4, 5], [6, 7], list(range(1, M + 1)) * 2, [9, 9, 8, 7, 6,
 
 
 def store(max_len: int = 50) -> SequenceStore:
-    return SequenceStore(small.split(SEQUENCES, M), max_len, torch.device("cpu"))
+    return SequenceStore(small_data.split(SEQUENCES, M), max_len, torch.device("cpu"))
 
 
 def divided_by(divisor: float, objective: Objective) -> Objective:

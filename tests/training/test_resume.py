@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from ring import IDENTITY, assert_equal, by_rows, fit, trainer
+from trainer_helpers import IDENTITY, assert_equal, by_rows, fit, trainer
 
 from sairlib.data.sequences import Rows
 from sairlib.errors import UserError

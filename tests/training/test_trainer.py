@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ring import assert_equal, by_rows, fit, losses, trainer
 from torch import Tensor
+from trainer_helpers import assert_equal, by_rows, fit, losses, trainer
 
 from sairlib.batch import Batch
 from sairlib.data.split import Part

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from drawn_calls import CALLS, ours
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_calls import CALLS, ours
 from torch import Tensor
 
 from sairlib.nn.kernels.attention import BLOCK, causal_attention, plain_causal_attention

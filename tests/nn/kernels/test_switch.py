@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from drawn_calls import CALLS, ours
+from kernel_calls import CALLS, ours
 from torch import Tensor
 
 from sairlib.nn.kernels import parts

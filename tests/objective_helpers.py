@@ -1,18 +1,13 @@
-"""Histories and objectives for tests, without a configuration."""
+"""Samplers, objectives and batches for tests, without a configuration."""
 
 import torch
 from torch import Tensor
 
-from sairlib.batch import Batch, History
+from sairlib.batch import Batch
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.training.losses import BCE, Loss
 from sairlib.training.negatives import Popular, Sampler, Shared, Uniform
 from sairlib.training.objectives import NextItem, Objective
-
-
-def history(items_BN: Tensor) -> History:
-    """Each row another user's, from user 0 on."""
-    return History(torch.arange(len(items_BN)), items_BN)
 
 
 def sampler(store: SequenceStore, n: int, kind: str = "uniform", power: float = 1.0) -> Sampler:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from asked import history
 from numpy.typing import NDArray
+from small_data import history
 from torch import Tensor, nn
 
 from sairlib.batch import Batch

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from asked import batch_of
+from objective_helpers import batch_of
 from omegaconf import DictConfig
 from torch import Tensor, nn
 

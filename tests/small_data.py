@@ -1,10 +1,12 @@
-"""Small data sets for tests, written down as lists of items."""
+"""Small data sets, splits and histories for tests, written as lists of items."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from sairlib.batch import PAD
+from sairlib.batch import PAD, History
 from sairlib.data.dataset import Dataset
 from sairlib.data.split import Split, Targets, leave_one_out
 
@@ -30,3 +32,8 @@ def targets(*pairs: tuple[int, int]) -> Targets:
     """Of (user, position) pairs."""
     users_E, positions_E = np.array(pairs, np.int64).reshape(-1, 2).T
     return Targets(users_E.copy(), positions_E.copy())
+
+
+def history(items_BN: Tensor) -> History:
+    """Row b is user b's history."""
+    return History(torch.arange(len(items_BN)), items_BN)

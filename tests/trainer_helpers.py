@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from asked import next_item
+from objective_helpers import next_item
 from torch import Tensor
 
 from sairlib.batch import PAD

@@ -1,4 +1,4 @@
-"""The commands, called in this process on a small data set, for tests that look at what a run leaves behind."""
+"""Call the commands in this process on a small data set, and check the files that they write and their refusals."""
 
 import csv
 import json
@@ -91,3 +91,16 @@ def turning(n_users: int = 40, n_old: int = 30, n_new: int = 30) -> Actions:
         found += [(user, (3 * user + (1 + user % 3) * step) % n_old) for step in range(3 + user % 7)]
         found += [(user, n_old + (user + shift) % n_new) for shift in (0, 7)]
     return found
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below ``directory``, to be compared before and after."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def refused(answer: tuple[int, str, str], *words: str) -> bool:
+    """The command said no, in one plain line that holds all ``words``. An answer is (exit code, stdout, stderr)."""
+    code, _, err = answer
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert all(word in err for word in words), err
+    return code != 0
