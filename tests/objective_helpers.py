@@ -26,11 +26,11 @@ def next_item(
     steps_per_batch: float | None = None,
 ) -> NextItem:
     """``kind="none"`` for a loss over all items; ``steps_per_batch`` in the place of the epoch's mean."""
-    drawn = None if kind == "none" else sampler(store, n_negatives, kind)
-    made = NextItem(loss or BCE(), drawn, store, batch_size, n_targets)
+    negatives = None if kind == "none" else sampler(store, n_negatives, kind)
+    objective = NextItem(loss or BCE(), negatives, store, batch_size, n_targets)
     if steps_per_batch is not None:
-        made.steps_per_batch = steps_per_batch
-    return made
+        objective.steps_per_batch = steps_per_batch
+    return objective
 
 
 def batch_of(objective: Objective, users_B: Tensor, seed: int = 0) -> Batch:

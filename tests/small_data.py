@@ -11,7 +11,7 @@ from sairlib.data.dataset import Dataset
 from sairlib.data.split import Split, Targets, leave_one_out
 
 
-def dataset(sequences: Sequence[Sequence[int]], n_items: int, timed: bool = False) -> Dataset:
+def make_dataset(sequences: Sequence[Sequence[int]], n_items: int, timed: bool = False) -> Dataset:
     """Users 0, 1, ... with these items of 1..n_items, without categories.
 
     ``timed``: an action's time is its place among all actions, from 1.
@@ -23,12 +23,12 @@ def dataset(sequences: Sequence[Sequence[int]], n_items: int, timed: bool = Fals
     return Dataset(items, offsets, np.arange(len(sequences)), np.arange(1, n_items + 1), no_categories, (), times)
 
 
-def split(sequences: Sequence[Sequence[int]], n_items: int, timed: bool = False) -> Split:
+def make_split(sequences: Sequence[Sequence[int]], n_items: int, timed: bool = False) -> Split:
     """Leave-one-out."""
-    return leave_one_out(dataset(sequences, n_items, timed))
+    return leave_one_out(make_dataset(sequences, n_items, timed))
 
 
-def targets(*pairs: tuple[int, int]) -> Targets:
+def make_targets(*pairs: tuple[int, int]) -> Targets:
     """Of (user, position) pairs."""
     users_E, positions_E = np.array(pairs, np.int64).reshape(-1, 2).T
     return Targets(users_E.copy(), positions_E.copy())

@@ -37,7 +37,7 @@ def dataset() -> Dataset:
     return Dataset(np.concatenate(sequences), offsets, np.arange(40), np.arange(1, M + 1), categories, ())
 
 
-def trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings: Any) -> Trainer:
+def make_trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings: Any) -> Trainer:
     split = leave_one_out(dataset())
     store = SequenceStore(split, 8, torch.device("cpu"))
     evaluator = Evaluator(split, store, EvaluationSettings(ks=(10,), n_candidates=10, full=False))
@@ -49,21 +49,21 @@ def trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings:
         model = SAIR(M, 8, none, 0, n_interests=4, top_k=2, d=8, encoder=encoder, dropout=dropout)
     own = {"epochs": 3, "batch_size": 16, "lr": 0.01, "monitor": "sampled/ndcg@10"}
     chosen = TrainingSettings(**{**own, **settings})
-    asks = next_item(store, batch_size=chosen.batch_size)
-    return Trainer(model, asks, store, evaluator, chosen, seed, IDENTITY)
+    objective = next_item(store, batch_size=chosen.batch_size)
+    return Trainer(model, objective, store, evaluator, chosen, seed, IDENTITY)
 
 
-def by_rows(made: Trainer) -> list[RowAdam]:
+def row_optimizers(trainer: Trainer) -> list[RowAdam]:
     """The optimiser of tables by rows, where there is one."""
-    return [optimizer for optimizer in made.optimizers if isinstance(optimizer, RowAdam)]
+    return [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, RowAdam)]
 
 
-def fit(made: Trainer, directory: Path) -> list[dict[str, Any]]:
+def fit(trainer: Trainer, directory: Path) -> list[dict[str, Any]]:
     """Train; the records, without the times."""
     directory.mkdir(exist_ok=True)
-    log = RunLog(directory, made.progress.epoch, made.progress.step)
+    log = RunLog(directory, trainer.progress.epoch, trainer.progress.step)
     try:
-        made.fit(log)
+        trainer.fit(log)
     finally:
         log.close()
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

@@ -35,7 +35,7 @@ NO_MEMORY = UNTRAINED | {"attrec", "attrec-inner", "bpr-mf", "fmc", "sine", "tra
 
 
 @cache
-def data() -> Split:
+def split() -> Split:
     """8 users with 5 to 12 distinct items of 24, and times; items have 1 to 3 of 4 genres, two have none ([UNK])."""
     rng = np.random.default_rng(0)
     actions = [(user, item) for user in range(8) for item in rng.permutation(M)[: 5 + user].tolist()]
@@ -43,28 +43,28 @@ def data() -> Split:
     genres = [(item, f"genre {(item + i) % 4}") for item in range(2, M) for i in range(1 + item % 3)]
     frame = pd.DataFrame(np.array(actions), columns=[USER, ITEM])
     frame[TIMESTAMP] = rng.integers(1, 1000, len(frame)).cumsum()
-    made = index(Interactions(frame, "made up", pd.DataFrame(genres, columns=[ITEM, CATEGORY])))
-    assert made.n_items == M and UNKNOWN in made.category_names and made.item_categories.shape[1] == 3
-    return leave_one_out(made)
+    dataset = index(Interactions(frame, "made up", pd.DataFrame(genres, columns=[ITEM, CATEGORY])))
+    assert dataset.n_items == M and UNKNOWN in dataset.category_names and dataset.item_categories.shape[1] == 3
+    return leave_one_out(dataset)
 
 
 @cache
 def config(name: str, *words: str) -> DictConfig:
     """As the yaml has it, but with two negatives; ``words`` as on the command line."""
-    chosen = build.compose([f"model={name}", f"max_len={MAX_LEN}", *words])
-    if chosen.negatives:
-        chosen.negatives.n = 2
-    return chosen
+    composed = build.compose([f"model={name}", f"max_len={MAX_LEN}", *words])
+    if composed.negatives:
+        composed.negatives.n = 2
+    return composed
 
 
-def made(name: str, seed: int = 0) -> Recommender:
+def make_model(name: str, seed: int = 0) -> Recommender:
     torch.manual_seed(seed)
-    return build.model(config(name), data(), CPU)
+    return build.model(config(name), split(), CPU)
 
 
-def warmed(name: str) -> Recommender:
+def perturbed_model(name: str) -> Recommender:
     """In eval mode, every weight but PAD's moved off its initial value: zero biases and equal gains hide mistakes."""
-    model = made(name).eval()
+    model = make_model(name).eval()
     model.prepare(1 + torch.randperm(M + 1, generator=torch.Generator().manual_seed(0)))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -86,7 +86,7 @@ def histories(*lengths: int, width: int = MAX_LEN) -> Tensor:
 
 @cache
 def store() -> SequenceStore:
-    return SequenceStore(data(), MAX_LEN, CPU)
+    return SequenceStore(split(), MAX_LEN, CPU)
 
 
 @cache
@@ -95,7 +95,7 @@ def objective(name: str, *words: str) -> Objective:
     return build.objective(config(name, *words), store(), batch_size=16)
 
 
-def a_batch(name: str, seed: int = 0) -> Batch:
+def training_batch(name: str, seed: int = 0) -> Batch:
     return batch_of(objective(name), store().train_users, seed)
 
 

@@ -29,10 +29,10 @@ def test_the_whole_command(name: str, commands: Commands, capfd: pytest.CaptureF
     losses = [epoch["loss"] for epoch in epochs(run)]
     assert all(map(math.isfinite, losses))
     assert len(losses) == (1 if name in UNTRAINED else 2) == len(set(losses)), "an epoch that changed nothing"
-    found = figures(run / "test.json")
-    assert found["n_users"] == 40
+    result = figures(run / "test.json")
+    assert result["n_users"] == 40
     for ranking in ("sampled", "full"):
-        assert 0 < found[ranking]["mrr"] < 1 and found[ranking]["ndcg@10"] <= found[ranking]["hr@10"]
+        assert 0 < result[ranking]["mrr"] < 1 and result[ranking]["ndcg@10"] <= result[ranking]["hr@10"]
 
     assert commands.evaluate(name).read_text() == (run / "test.json").read_text()
     assert contents(run) == before
@@ -42,8 +42,8 @@ def test_the_best_weights_are_tested_not_the_last(commands: Commands) -> None:
     """What nobody takes in training is ranked worse from epoch to epoch: an early one is the best of them."""
     words = ("model=sasrec", "training.lr=0.01")
     run = commands.train("best", *words, "training.epochs=4")
-    found = figures(run / "test.json")
-    assert found["best_epoch"] < 4, "the last epoch is the best: nothing was compared"
-    assert figures(commands.evaluate("best")) == found
-    stopped = commands.train("stopped", *words, f"training.epochs={found['best_epoch']}")
-    assert figures(stopped / "test.json") == found
+    result = figures(run / "test.json")
+    assert result["best_epoch"] < 4, "the last epoch is the best: nothing was compared"
+    assert figures(commands.evaluate("best")) == result
+    stopped = commands.train("stopped", *words, f"training.epochs={result['best_epoch']}")
+    assert figures(stopped / "test.json") == result

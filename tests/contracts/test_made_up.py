@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 import pytest
 import torch
-from all_models import MAX_LEN, M, data, store
+from all_models import MAX_LEN, M, split, store
 from objective_helpers import batch_of, next_item, sampler
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
@@ -28,13 +28,13 @@ from sairlib.training.trainer import Step, Trainer
 D = 4
 
 
-def every_row() -> Rows:
+def all_rows() -> Rows:
     users_B = store().train_users
     return Rows(users_B, int(store().train_steps(users_B).max()))
 
 
-def trainer(model: Recommender, objective: Objective) -> Trainer:
-    evaluator = Evaluator(data(), store(), EvaluationSettings(ks=(5,), n_candidates=5))
+def make_trainer(model: Recommender, objective: Objective) -> Trainer:
+    evaluator = Evaluator(split(), store(), EvaluationSettings(ks=(5,), n_candidates=5))
     settings = TrainingSettings(lr=0.02, monitor="full/mrr")
     return Trainer(model, objective, store(), evaluator, settings, 0, {})
 
@@ -105,8 +105,8 @@ def joint_scores(model: Joint, items_N: Tensor, items: list[int]) -> Tensor:
 
 def prefix(kind: str) -> Prefix:
     cost: Loss = Softmax() if kind == "softmax" else BCE()
-    drawn = None if kind == "softmax" else sampler(store(), 3, kind)
-    return Prefix(cost, drawn, store(), batch_size=16)
+    negatives = None if kind == "softmax" else sampler(store(), 3, kind)
+    return Prefix(cost, negatives, store(), batch_size=16)
 
 
 @pytest.mark.parametrize("rows_at_once", [None, 2])
@@ -132,9 +132,9 @@ def test_states_of_two_tensors_cost_what_the_formula_says(
         others = [item for item in own if item not in (PAD, target)]
         scores_C = joint_scores(model, items_N, [target, *others])
         total += float(softplus(-scores_C[0]) + softplus(scores_C[1:]).sum())
-    found = objective.loss(model, batch)[objective.cost.name]
-    assert found.item() == pytest.approx(total / objective.steps_per_batch, rel=1e-5)
-    found.backward()
+    cost = objective.loss(model, batch)[objective.cost.name]
+    assert cost.item() == pytest.approx(total / objective.steps_per_batch, rel=1e-5)
+    cost.backward()
     assert all(p.grad is not None and p.grad.any() and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -146,20 +146,20 @@ def test_ways_to_score_a_joint_state_agree() -> None:
     items_BC = torch.randint(1, M + 1, (len(shown.users_B), 6))
     torch.testing.assert_close(head.score(states, items_BC), all_BM.gather(1, items_BC))
     torch.testing.assert_close(head.score_shared(states, items_BC[0]), all_BM[:, items_BC[0]])
-    wanted_M = joint_scores(model, shown.items_BN[3], list(range(1, M + 1)))
-    torch.testing.assert_close(all_BM[3, 1:], wanted_M)
+    expected_M = joint_scores(model, shown.items_BN[3], list(range(1, M + 1)))
+    torch.testing.assert_close(all_BM[3, 1:], expected_M)
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["all items", "drawn alone"])
 @pytest.mark.parametrize("batch_size", [256, 2])
 def test_joint_states_are_ranked_as_their_scores_say(full: bool, batch_size: int) -> None:
     model = Joint()
-    evaluator = Evaluator(data(), store(), EvaluationSettings(n_candidates=5, full=full, batch_size=batch_size))
+    evaluator = Evaluator(split(), store(), EvaluationSettings(n_candidates=5, full=full, batch_size=batch_size))
     ranks = evaluator.rank(model, Part.TEST)
     assert set(ranks) == {"sampled", "full"} if full else {"sampled"}
     assert evaluator.drawn is not None
-    dataset = data().dataset
-    for row, user in enumerate(data().test.users_E.tolist()):
+    dataset = split().dataset
+    for row, user in enumerate(split().test.users_E.tolist()):
         *before, target = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]].tolist()
         ways = {"sampled": evaluator.drawn.items_UC[row].tolist()}
         if full:
@@ -173,8 +173,8 @@ def test_joint_states_are_ranked_as_their_scores_say(full: bool, batch_size: int
 
 @pytest.mark.parametrize("kind", ["uniform", "shared", "softmax"])
 def test_a_joint_model_learns(kind: str) -> None:
-    made = trainer(Joint(), prefix(kind))
-    costs = [float(made.step(every_row()).figures["loss"]) for _ in range(150)]
+    trainer = make_trainer(Joint(), prefix(kind))
+    costs = [float(trainer.step(all_rows()).figures["loss"]) for _ in range(150)]
     assert np.mean(costs[-30:]) < 0.9 * np.mean(costs[:10])
 
 
@@ -225,14 +225,14 @@ class TwoParts(StepModel):
 
 @pytest.mark.parametrize("kind", ["uniform", "shared", "none"])
 def test_a_state_of_two_tensors_at_every_step_trains_and_ranks_as_their_sum(kind: str) -> None:
-    found = []
+    outcomes = []
     for apart in (False, True):
         objective = next_item(store(), 2, loss=Softmax() if kind == "none" else BCE(), kind=kind)
-        made = trainer(TwoParts(apart), objective)
-        costs = torch.stack([made.step(every_row()).figures["loss"] for _ in range(5)])
-        ranks = made.evaluator.rank(made.model, Part.VALIDATION)
-        found.append((costs, ranks["full"].better_E, made.model.state_dict()["table.weight"]))
-    (one, ranks_E, weights), (other, other_ranks_E, other_weights) = found
+        trainer = make_trainer(TwoParts(apart), objective)
+        costs = torch.stack([trainer.step(all_rows()).figures["loss"] for _ in range(5)])
+        ranks = trainer.evaluator.rank(trainer.model, Part.VALIDATION)
+        outcomes.append((costs, ranks["full"].better_E, trainer.model.state_dict()["table.weight"]))
+    (one, ranks_E, weights), (other, other_ranks_E, other_weights) = outcomes
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(weights, other_weights, rtol=1e-4, atol=1e-5)
     assert (ranks_E == other_ranks_E).all()
@@ -267,26 +267,26 @@ class Timed(StepModel):
 
 def check_times(history: History) -> None:
     """They are those of the items beside them, and 0 at padding."""
-    dataset = data().dataset
+    dataset = split().dataset
     assert dataset.times is not None and history.times_BN is not None
     rows = (part.tolist() for part in (history.users_B, history.items_BN, history.times_BN))
     for user, items, times in zip(*rows, strict=True):
         own = slice(dataset.offsets[user], dataset.offsets[user + 1])
-        known = set(zip(dataset.items[own].tolist(), dataset.times[own].tolist(), strict=True))
-        assert set(zip(items, times, strict=True)) <= known | {(PAD, 0)}
+        pairs = set(zip(dataset.items[own].tolist(), dataset.times[own].tolist(), strict=True))
+        assert set(zip(items, times, strict=True)) <= pairs | {(PAD, 0)}
 
 
 @pytest.mark.parametrize("steps_at_once", [None, 20])
 def test_a_model_that_looks_at_times_trains_and_ranks(steps_at_once: int | None) -> None:
     model = Timed()
-    made = trainer(model, next_item(store(), 2))
-    made.steps_at_once = steps_at_once
+    trainer = make_trainer(model, next_item(store(), 2))
+    trainer.steps_at_once = steps_at_once
     before_D = model.direction_D.detach().clone()
-    made.step(every_row())
+    trainer.step(all_rows())
     assert len(model.seen) == 1 if steps_at_once is None else len(model.seen) > 1
     assert not torch.equal(model.direction_D, before_D), "the times' direction did not learn"
     ranks = [
-        Evaluator(data(), store(), EvaluationSettings(n_candidates=0, batch_size=size)).rank(model, Part.TEST)["full"]
+        Evaluator(split(), store(), EvaluationSettings(n_candidates=0, batch_size=size)).rank(model, Part.TEST)["full"]
         for size in (256, 1)
     ]
     assert (ranks[0].better_E == ranks[1].better_E).all()
@@ -333,16 +333,16 @@ class Assisted(StepModel):
         assert batch.negatives is not None
         targets_BN, negatives_BN = batch.targets_BNS[..., 0], batch.negatives.items_BNSC[..., 0, 0]
         own_BND = one_tensor(states).view(*targets_BN.shape, -1)  # those that the loss scores, step by step
-        told_BN = (own_BND * (self.other(negatives_BN) - self.other(targets_BN))).sum(-1)
-        each_BN = softplus(told_BN).where(targets_BN != PAD, 0.0)
+        margins_BN = (own_BND * (self.other(negatives_BN) - self.other(targets_BN))).sum(-1)
+        each_BN = softplus(margins_BN).where(targets_BN != PAD, 0.0)
         return {"told apart": self.weight * (each_BN.sum(1) / (targets_BN != PAD).sum(1)).mean()}
 
 
 def first_step(weight: float, steps_at_once: int | None) -> tuple[Assisted, Step]:
     model = Assisted(weight)
-    made = trainer(model, next_item(store(), 2))
-    made.steps_at_once = steps_at_once
-    return model, made.step(every_row())
+    trainer = make_trainer(model, next_item(store(), 2))
+    trainer.steps_at_once = steps_at_once
+    return model, trainer.step(all_rows())
 
 
 def test_an_auxiliary_loss_of_batch_and_states_is_added_and_learnt() -> None:
@@ -363,6 +363,6 @@ def test_pieces_of_a_batch_share_an_auxiliary_mean_by_their_users() -> None:
     for steps_at_once in (None, 30, 10):
         model = Assisted()
         nn.init.zeros_(model.other.weight)
-        made = trainer(model, next_item(store(), 2))
-        made.steps_at_once = steps_at_once
-        assert float(made.step(every_row()).figures["told apart"]) == pytest.approx(np.log(2))
+        trainer = make_trainer(model, next_item(store(), 2))
+        trainer.steps_at_once = steps_at_once
+        assert float(trainer.step(all_rows()).figures["told apart"]) == pytest.approx(np.log(2))

@@ -6,7 +6,7 @@ from typing import final
 
 import pytest
 import torch
-from all_models import UNTRAINED, M, config, data, every_model, histories, made, objective, store
+from all_models import UNTRAINED, M, config, every_model, histories, make_model, objective, split, store
 from small_data import history
 from torch import Tensor
 
@@ -29,19 +29,19 @@ USERS = (3, 1, 0, 2, 0)
 """Whose sequences make each of five steps: one user's, so that most rows are left alone by most steps."""
 
 
-def asks(name: str) -> Objective:
+def objective_for(name: str) -> Objective:
     """What the yaml asks, by drawn negatives (a loss over all items moves every row at every step), and at a scale that
     leaves Adam's epsilon without effect, which is all by which the two differ."""
     words = ["loss=sampled_softmax", "negatives=uniform"] if isinstance(objective(name).cost, Softmax) else []
-    made = build.objective(config(name, *words), store(), batch_size=1)
-    made.steps_per_batch = 1e-4
-    return made
+    drawn_objective = build.objective(config(name, *words), store(), batch_size=1)
+    drawn_objective.steps_per_batch = 1e-4
+    return drawn_objective
 
 
 def trained(make: Callable[[], Recommender], objective: Objective, rarely: float, patch: pytest.MonkeyPatch) -> Trainer:
     """After five steps in training mode, dropout and all."""
     patch.setattr(optimisers, "RARELY", rarely)
-    evaluator = Evaluator(data(), store(), EvaluationSettings(n_candidates=0))
+    evaluator = Evaluator(split(), store(), EvaluationSettings(n_candidates=0))
     settings = TrainingSettings(lr=0.01, monitor="full/mrr")
     trainer = Trainer(make(), objective, store(), evaluator, settings, 0, {})
     trainer.model.train()
@@ -86,9 +86,9 @@ def scores(model: Recommender) -> Tensor:
 def test_training_by_rows_ends_where_training_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in UNTRAINED:
         pytest.skip("nothing to train")
-    if not read_by_rows(made(name)):
+    if not read_by_rows(make_model(name)):
         pytest.skip("has no such table")
-    check(lambda: made(name), asks(name), monkeypatch)
+    check(lambda: make_model(name), objective_for(name), monkeypatch)
 
 
 @final
@@ -122,20 +122,20 @@ class Reads(StepModel):
 
 
 def test_a_model_that_reads_by_rows_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    check(lambda: Reads("by rows alone"), asks("sasrec"), monkeypatch)
+    check(lambda: Reads("by rows alone"), objective_for("sasrec"), monkeypatch)
 
 
 @pytest.mark.parametrize("how", ["its mean", "after a step"])
 def test_a_model_that_looks_at_rows_left_behind_is_caught(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="not close"):
-        check(lambda: Reads(how), asks("sasrec"), monkeypatch)
+        check(lambda: Reads(how), objective_for("sasrec"), monkeypatch)
 
 
 @pytest.mark.parametrize("how", ["as an array", "its norm"])
 def test_a_gradient_of_the_whole_table_stops_the_first_step(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError):
-        trained(lambda: Reads(how), asks("sasrec"), 0, monkeypatch)
-    trained(lambda: Reads(how), asks("sasrec"), math.inf, monkeypatch)  # where all rows are up to date it may
+        trained(lambda: Reads(how), objective_for("sasrec"), 0, monkeypatch)
+    trained(lambda: Reads(how), objective_for("sasrec"), math.inf, monkeypatch)  # where all rows are up to date it may
 
 
 @every_model
@@ -143,18 +143,18 @@ def test_every_mark_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     """Of the tables marked ``whole``, each by itself cannot be read by rows."""
 
     def unmarked(i: int) -> Recommender:
-        model = made(name)
+        model = make_model(name)
         tables_of(model)[i].whole = False
         return model
 
-    for i, table in enumerate(tables_of(made(name))):
+    for i, table in enumerate(tables_of(make_model(name))):
         if table.whole:
             with pytest.raises((AssertionError, RuntimeError), match=r"not close|aten::_indices"):
-                check(lambda i=i: unmarked(i), asks(name), monkeypatch)
+                check(lambda i=i: unmarked(i), objective_for(name), monkeypatch)
 
 
 def test_what_is_marked_whole_is_left_to_adam(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trained(lambda: made("transrec"), asks("transrec"), 0, monkeypatch)
+    trainer = trained(lambda: make_model("transrec"), objective_for("transrec"), 0, monkeypatch)
     [own] = [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, RowAdam)]
     model = trainer.model
     assert isinstance(model, TransRec) and model.item_points.whole

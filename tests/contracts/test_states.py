@@ -7,7 +7,7 @@ from typing import final
 
 import pytest
 import torch
-from all_models import MAX_LEN, MODELS, UNTRAINED, M, every_model, histories, made, pad_tables, warmed
+from all_models import MAX_LEN, MODELS, UNTRAINED, M, every_model, histories, make_model, pad_tables, perturbed_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import history
@@ -25,7 +25,7 @@ def test_there_are_models() -> None:
 
 @every_model
 def test_shapes(name: str) -> None:
-    model = made(name).eval()
+    model = make_model(name).eval()
     items_BN = histories(3, 8, 1, 0)
     newest = model.newest(history(items_BN))
     assert model.n_items == M
@@ -46,7 +46,7 @@ def test_shapes(name: str) -> None:
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(0, MAX_LEN), min_size=1, max_size=5))
 def test_the_newest_state_is_the_state_at_the_newest_item(name: str, lengths: list[int]) -> None:
-    model, items_BN = kept(name), histories(*lengths)
+    model, items_BN = cached_model(name), histories(*lengths)
     if not isinstance(model, StepModel):
         pytest.skip("has no state but the newest, or asks for it otherwise")
     check_the_newest(model, items_BN, lengths)
@@ -55,7 +55,7 @@ def test_the_newest_state_is_the_state_at_the_newest_item(name: str, lengths: li
 @every_model
 def test_what_is_older_than_the_memory_changes_nothing(name: str) -> None:
     """Of histories longer than any in training, too."""
-    model = kept(name)
+    model = cached_model(name)
     if not isinstance(model, StepModel) or model.memory is None:
         pytest.skip("remembers all")
     size = model.memory
@@ -63,13 +63,13 @@ def test_what_is_older_than_the_memory_changes_nothing(name: str) -> None:
     items_BN = histories(*lengths, width=M)
     check_the_newest(model, items_BN, lengths)
     long_BN = items_BN[:1]
-    older_BN, within_BN = (torch.where(torch.arange(M) < M - kept, 1 + long_BN % M, long_BN) for kept in (size, 0))
+    older_BN, within_BN = (torch.where(torch.arange(M) < M - n_new, 1 + long_BN % M, long_BN) for n_new in (size, 0))
     with torch.no_grad():
-        wanted, older, within = (model.newest(history(items)) for items in (long_BN, older_BN, within_BN))
-    for a, b in zip(as_rows(wanted), as_rows(older), strict=True):
+        expected, older, within = (model.newest(history(items)) for items in (long_BN, older_BN, within_BN))
+    for a, b in zip(as_rows(expected), as_rows(older), strict=True):
         assert torch.equal(a, b)
     if name not in UNTRAINED | {"bpr-mf"}:
-        assert any(not torch.equal(a, b) for a, b in zip(as_rows(wanted), as_rows(within), strict=True))
+        assert any(not torch.equal(a, b) for a, b in zip(as_rows(expected), as_rows(within), strict=True))
 
 
 @torch.no_grad()
@@ -86,16 +86,16 @@ def check_the_newest(model: StepModel, items_BN: Tensor, lengths: list[int]) -> 
 @contextmanager
 def looked_up(model: nn.Module, items_BN: Tensor) -> Iterator[list[Tensor]]:
     """Collects, during a forward pass, every float output (B, N, ...) of a module that was given ``items_BN``."""
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: tuple[object, ...], output: object) -> None:
         given_items = bool(arguments) and isinstance(arguments[0], Tensor) and arguments[0] is items_BN
         if module is not model and given_items and isinstance(output, Tensor) and output.shape[:2] == items_BN.shape:
-            found.append(output)
+            outputs.append(output)
 
     hooks = [module.register_forward_hook(keep) for module in model.modules()]
     try:
-        yield found
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
@@ -133,7 +133,7 @@ def check_later_items_change_nothing(model: StepModel, length: int, t: int, seed
 
 @every_model
 def test_no_gradient_from_a_step_to_later_items(name: str) -> None:
-    model = warmed(name)
+    model = perturbed_model(name)
     if not isinstance(model, StepModel):
         pytest.skip("sees the whole sequence, and says so by its type")
     check_no_gradient_from_the_future(model)
@@ -143,7 +143,7 @@ def test_no_gradient_from_a_step_to_later_items(name: str) -> None:
 @settings(max_examples=25, deadline=None)
 @given(length=st.integers(1, MAX_LEN), t=st.integers(0, MAX_LEN - 1), seed=st.integers(0, 99))
 def test_later_items_leave_earlier_states_bit_equal(name: str, length: int, t: int, seed: int) -> None:
-    model = kept(name)
+    model = cached_model(name)
     if not isinstance(model, StepModel):
         pytest.skip("sees the whole sequence, and says so by its type")
     with torch.no_grad():
@@ -151,8 +151,8 @@ def test_later_items_leave_earlier_states_bit_equal(name: str, length: int, t: i
 
 
 @cache
-def kept(name: str) -> Recommender:
-    return warmed(name)
+def cached_model(name: str) -> Recommender:
+    return perturbed_model(name)
 
 
 @final
@@ -184,7 +184,7 @@ def test_a_leak_is_caught() -> None:
 
 @every_model
 def test_what_stands_in_pad_rows_changes_no_score(name: str) -> None:
-    model = warmed(name)
+    model = perturbed_model(name)
     shown = history(histories(1, 3, 8))
     with torch.no_grad():
         before_BC = model.head.score_all(model.newest(shown))[:, 1:]
@@ -198,7 +198,7 @@ def test_what_stands_in_pad_rows_changes_no_score(name: str) -> None:
 
 @every_model
 def test_longer_padding_changes_no_score(name: str) -> None:
-    model = warmed(name)
+    model = perturbed_model(name)
     scores = []
     for width in (3, 4, MAX_LEN):
         scores.append(model.head.score_all(model.newest(history(histories(3, 1, 2, width=width)))))
@@ -210,7 +210,7 @@ def test_longer_padding_changes_no_score(name: str) -> None:
 @every_model
 @pytest.mark.parametrize("lengths", [(0,), (0, 3, 0)], ids=["alone", "among others"])
 def test_an_empty_history_gives_finite_scores(name: str, lengths: tuple[int, ...]) -> None:
-    model = warmed(name)
+    model = perturbed_model(name)
     newest = model.newest(history(histories(*lengths)))
     learning = [part.square().sum() for part in as_rows(newest) if part.requires_grad]
     if learning:
@@ -224,7 +224,7 @@ def test_an_empty_history_gives_finite_scores(name: str, lengths: tuple[int, ...
 
 @every_model
 def test_score_is_score_all_gathered(name: str) -> None:
-    model = warmed(name)
+    model = perturbed_model(name)
     shown, head = history(histories(2, 8, 5)), model.head
     if isinstance(model, StepModel | ClozeModel):
         states = model.encode(shown)
@@ -234,16 +234,16 @@ def test_score_is_score_all_gathered(name: str) -> None:
     candidates_BNC = torch.randint(1, M + 1, (3, n_steps, 7))
     at_each = [map_state(lambda part, t=t: part[:, t], states) for t in range(n_steps)]
     all_BNM = torch.stack([head.score_all(state) for state in at_each], 1)
-    wanted_BNC = all_BNM.gather(-1, candidates_BNC)
-    torch.testing.assert_close(head.score(states, candidates_BNC), wanted_BNC, rtol=1e-4, atol=1e-4)
+    expected_BNC = all_BNM.gather(-1, candidates_BNC)
+    torch.testing.assert_close(head.score(states, candidates_BNC), expected_BNC, rtol=1e-4, atol=1e-4)
     shared_C = torch.randperm(M)[:7] + 1
     torch.testing.assert_close(head.score_shared(states, shared_C), all_BNM[..., shared_C], rtol=1e-4, atol=1e-4)
-    assert wanted_BNC.std() > 1e-3, "all scores are alike: nothing was compared"
+    assert expected_BNC.std() > 1e-3, "all scores are alike: nothing was compared"
 
 
 @every_model
 def test_a_user_never_seen_is_refused_not_taken_for_another(name: str) -> None:
-    model, items_BN = made(name).eval(), histories(3)
+    model, items_BN = make_model(name).eval(), histories(3)
     if not any(isinstance(module, UserTable) for module in model.modules()):
         one, other = (as_rows(model.newest(History(torch.tensor([user]), items_BN))) for user in (0, 10**6))
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -9,15 +9,15 @@ from all_models import (
     NO_MEMORY,
     UNTRAINED,
     M,
-    a_batch,
     every_model,
     histories,
     loss,
-    made,
+    make_model,
     objective,
     pad_tables,
+    perturbed_model,
     store,
-    warmed,
+    training_batch,
 )
 from small_data import history
 from torch import Tensor
@@ -36,7 +36,7 @@ def test_learns_8_users_by_heart(name: str) -> None:
     """Every prefix of every user's sequence ranks its next item first among all, by the scores of the evaluation."""
     if name in NO_MEMORY:
         pytest.skip("cannot tell all prefixes apart")
-    model = made(name).eval()  # no dropout: this is about what the model can hold
+    model = make_model(name).eval()  # no dropout: this is about what the model can hold
     # No two begin alike, and no item comes twice: nothing is left to chance.
     first_U1 = torch.arange(1, 9)[:, None]
     others_UN = torch.stack([torch.randperm(M - 1) for _ in range(8)])[:, : MAX_LEN - 1] + 1
@@ -48,24 +48,24 @@ def test_learns_8_users_by_heart(name: str) -> None:
     every_M = torch.arange(1, M + 1)
     others_BC = torch.stack([every_M[every_M != target] for target in targets_B])
     candidates_BC = torch.cat([targets_B[:, None], others_BC], 1)
-    asked = Batch(History(users_B, items_BN), targets_B[:, None, None], None)
+    batch = Batch(History(users_B, items_BN), targets_B[:, None, None], None)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(200):
-        states = model.newest(asked.history)
+        states = model.newest(batch.history)
         scores_BC = model.head.score(states, candidates_BC)
         each_B = softplus(scores_BC[:, 1:] - scores_BC[:, :1]).sum(1)  # of differences: for distances too
-        total = each_B.mean() + sum(model.auxiliary(asked, states).values())
+        total = each_B.mean() + sum(model.auxiliary(batch, states).values())
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
         model.after_step()
     with torch.no_grad():
-        scores_BM = model.head.score_all(model.newest(asked.history))
+        scores_BM = model.head.score_all(model.newest(batch.history))
     assert torch.equal(scores_BM[:, 1:].argmax(1) + 1, targets_B)
 
 
 def one_epoch(name: str, seed: int) -> dict[str, Tensor]:
-    model, generator = made(name, seed).train(), torch.Generator().manual_seed(seed)
+    model, generator = make_model(name, seed).train(), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for rows in store().epoch(2, 8, generator):
         optimizer.zero_grad()
@@ -90,7 +90,7 @@ def test_the_seed_decides_the_weights_after_an_epoch(name: str) -> None:
 )
 def test_a_single_target_costs_what_it_costs_among_others(name: str, cost: DrawnLoss) -> None:
     """A batch of one user with one step: its own negatives are then the same for all. One of them is PAD."""
-    model = warmed(name)
+    model = perturbed_model(name)
     states = model.newest(history(histories(3, 8)))
     targets_XS, negatives_XSC = torch.tensor([[5], [7]]), torch.tensor([[[9, PAD, 2]], [[4, 1, 3]]])
     log_expected = torch.tensor([0.3, 0.2]).log()[:, None, None]
@@ -103,30 +103,30 @@ def test_a_single_target_costs_what_it_costs_among_others(name: str, cost: Drawn
 
 @every_model
 def test_state_dict_round_trip(name: str) -> None:
-    model, other = warmed(name), made(name, seed=1).eval()
+    model, other = perturbed_model(name), make_model(name, seed=1).eval()
     shown = history(histories(8, 2))
-    wanted, before = (m.head.score_all(m.newest(shown)) for m in (model, other))
-    assert not torch.allclose(wanted, before)
+    expected, before = (m.head.score_all(m.newest(shown)) for m in (model, other))
+    assert not torch.allclose(expected, before)
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(other.head.score_all(other.newest(shown)), wanted)
+    assert torch.equal(other.head.score_all(other.newest(shown)), expected)
 
 
 @every_model
 def test_runs_under_bf16_autocast(name: str) -> None:
     if name in UNTRAINED:
         pytest.skip("nothing to train")
-    model = made(name).train()
+    model = make_model(name).train()
     with torch.autocast("cpu", torch.bfloat16):
-        found = loss(name, model, a_batch(name))
-    found.backward()
-    assert found.dtype == torch.float32 and found.isfinite()
+        cost = loss(name, model, training_batch(name))
+    cost.backward()
+    assert cost.dtype == torch.float32 and cost.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    reference = loss(name, made(name).eval(), a_batch(name))
+    reference = loss(name, make_model(name).eval(), training_batch(name))
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = loss(name, made(name).eval(), a_batch(name))
+        rounded = loss(name, make_model(name).eval(), training_batch(name))
     torch.testing.assert_close(rounded, reference, rtol=0.05, atol=0)
 
 
@@ -134,12 +134,12 @@ def test_runs_under_bf16_autocast(name: str) -> None:
 def test_pad_rows_stay_zero(name: str) -> None:
     if name in UNTRAINED:
         pytest.skip("nothing to train")
-    model = made(name).train()
+    model = make_model(name).train()
     tables = pad_tables(model)
     assert any(table.num_embeddings >= M + 1 for table in tables), "the item table has no padding_idx"
     assert not any(table.weight[PAD].any() for table in tables), "after init"
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    batch = a_batch(name)
+    batch = training_batch(name)
     assert (batch.history.items_BN == PAD).any()
     if isinstance(objective(name), NextItem):
         assert (batch.targets_BNS == PAD).any()
@@ -157,7 +157,7 @@ def test_every_parameter_learns(name: str) -> None:
     """As the yaml has it. What a docstring excepts under another setting stands in the tests of that model."""
     if name in UNTRAINED:
         pytest.skip("nothing to train")
-    model = made(name).train()
-    loss(name, model, a_batch(name)).backward()
+    model = make_model(name).train()
+    loss(name, model, training_batch(name)).backward()
     idle = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle

@@ -1,9 +1,9 @@
-"""Candidates: exactly the unseen, uniform or popular, the same for every model and for ever."""
+"""Candidates: unseen items only, uniform or by popularity, the same for every model and every version."""
 
 import numpy as np
 import pytest
 import torch
-from small_data import dataset, split, targets
+from small_data import make_dataset, make_split, make_targets
 
 from sairlib.batch import PAD
 from sairlib.data.split import Split
@@ -20,11 +20,11 @@ def people(n_users: int, n_items: int) -> list[list[int]]:
 @pytest.mark.parametrize("n", [1, 7, 15, 20, 36, 60, 100])  # rejection, shuffling, and more than there are
 def test_candidates_are_distinct_and_unseen(kind: str, n: int) -> None:
     sequences = [*people(150, 60), list(range(1, 61)), [*range(1, 60), 60, 60]]
-    made = split(sequences, 60)
-    drawn = candidates(made, n, kind, 1)
+    split = make_split(sequences, 60)
+    drawn = candidates(split, n, kind, 1)
     trained = {item for s in sequences for item in (s[:-2] if len(s) >= 3 else s)}
     short = 0
-    for user, row in zip(made.eval_users.tolist(), drawn.items_UC.tolist(), strict=True):
+    for user, row in zip(split.eval_users.tolist(), drawn.items_UC.tolist(), strict=True):
         free = set(range(1, 61)) - set(sequences[user])
         if kind == "popular":
             free &= trained
@@ -38,22 +38,22 @@ def test_candidates_are_distinct_and_unseen(kind: str, n: int) -> None:
 
 @pytest.mark.parametrize("kind", ["uniform", "popular"])
 def test_candidates_follow_from_split_and_seed(kind: str) -> None:
-    made = split(people(50, 60), 60)
-    first = candidates(made, 10, kind, 1)
+    split = make_split(people(50, 60), 60)
+    first = candidates(split, 10, kind, 1)
     torch.manual_seed(99)
     np.random.seed(99)
-    assert np.array_equal(candidates(made, 10, kind, 1).items_UC, first.items_UC)
-    assert candidates(made, 10, kind, 1).sha256() == first.sha256()
-    other = candidates(made, 10, kind, 2)
+    assert np.array_equal(candidates(split, 10, kind, 1).items_UC, first.items_UC)
+    assert candidates(split, 10, kind, 1).sha256() == first.sha256()
+    other = candidates(split, 10, kind, 2)
     assert other.sha256() != first.sha256() and not np.array_equal(other.items_UC, first.items_UC)
-    assert candidates(made, 11, kind, 1).sha256() != first.sha256()
+    assert candidates(split, 11, kind, 1).sha256() != first.sha256()
 
 
 @pytest.mark.parametrize("n", [4, 10])  # 27 unseen: rejection (4 n <= 27), shuffling
 def test_uniform_candidates_are_uniform(n: int) -> None:
     n_users = 3000
-    made = split([[1, 2, 3]] * n_users + [list(range(1, 31))], 30)
-    counts = np.bincount(candidates(made, n, "uniform", 5).items_UC[:n_users].flatten(), minlength=31)
+    split = make_split([[1, 2, 3]] * n_users + [list(range(1, 31))], 30)
+    counts = np.bincount(candidates(split, n, "uniform", 5).items_UC[:n_users].flatten(), minlength=31)
     assert counts[:4].sum() == 0
     share = n / 27
     deviation = np.sqrt(n_users * share * (1 - share))
@@ -63,40 +63,40 @@ def test_uniform_candidates_are_uniform(n: int) -> None:
 def test_popular_candidates_follow_training_counts() -> None:
     n_users = 3000
     background = [[4] * 6 + [5] * 3 + [6] + [7, 8]]  # 7 and 8 are held out: never drawn
-    made = split([[1, 2, 3]] * n_users + background, 9)
-    one = np.bincount(candidates(made, 1, "popular", 0).items_UC[:n_users, 0], minlength=10)
+    split = make_split([[1, 2, 3]] * n_users + background, 9)
+    one = np.bincount(candidates(split, 1, "popular", 0).items_UC[:n_users, 0], minlength=10)
     assert one.sum() == n_users == one[4:7].sum()
     assert np.abs(one[4:7] / n_users - [0.6, 0.3, 0.1]).max() < 0.04
-    two = candidates(made, 2, "popular", 0).items_UC[:n_users]
+    two = candidates(split, 2, "popular", 0).items_UC[:n_users]
     # Without replacement: 6 is left out unless drawn first, or second after 4 or 5.
     assert abs((two == 6).any(1).mean() - (0.1 + 0.6 * 0.1 / 0.4 + 0.3 * 0.1 / 0.7)) < 0.04
-    assert np.array_equal(np.sort(candidates(made, 5, "popular", 0).items_UC[0]), [PAD, PAD, 4, 5, 6])
+    assert np.array_equal(np.sort(candidates(split, 5, "popular", 0).items_UC[0]), [PAD, PAD, 4, 5, 6])
 
 
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(UserError, match=r"^evaluation\.candidates=best: choose one of uniform, popular$"):
-        candidates(split([[1, 2, 3]], 3), 1, "best", 0)
+        candidates(make_split([[1, 2, 3]], 3), 1, "best", 0)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "popular"])
-def test_candidates_are_a_user_s_however_many_targets_there_are(kind: str) -> None:
-    """A row for each user with anything to be found, in whatever part; nothing that the user ever had."""
+def test_candidates_depend_on_the_user_and_not_on_the_number_of_targets(kind: str) -> None:
+    """One row for each user who has a target in any part; no item that the user ever had."""
     sequences = people(30, 60)
-    data, lengths = dataset(sequences, 60), np.array([len(sequence) // 2 for sequence in sequences])
+    data, lengths = make_dataset(sequences, 60), np.array([len(sequence) // 2 for sequence in sequences])
     held_out = [(user, at) for user, sequence in enumerate(sequences) for at in range(lengths[user], len(sequence))]
-    validation = targets(*(pair for pair in held_out if pair[0] % 3 == 0))
-    test = targets(*(pair for pair in held_out if pair[0] % 3 == 1))
-    made = Split(data, lengths, validation, test)
+    validation = make_targets(*(pair for pair in held_out if pair[0] % 3 == 0))
+    test = make_targets(*(pair for pair in held_out if pair[0] % 3 == 1))
+    split = Split(data, lengths, validation, test)
     users = [user for user, sequence in enumerate(sequences) if user % 3 < 2 and len(sequence) > lengths[user]]
-    assert len(users) < len(validation) and made.eval_users.tolist() == users
-    drawn = candidates(made, 5, kind, 1)
+    assert len(users) < len(validation) and split.eval_users.tolist() == users
+    drawn = candidates(split, 5, kind, 1)
     assert drawn.items_UC.shape == (len(users), 5) and drawn.n_short == 0
     for user, row in zip(users, drawn.items_UC.tolist(), strict=True):
         assert len(set(row)) == 5 and not set(row) & {PAD, *sequences[user]}
     # Fewer targets of the same users: the same candidates.
-    assert candidates(Split(data, lengths, validation, targets(*held_out)), 5, kind, 1).sha256() != drawn.sha256()
+    assert candidates(Split(data, lengths, validation, make_targets(*held_out)), 5, kind, 1).sha256() != drawn.sha256()
     first = {user: (user, at) for user, at in reversed(held_out)}
-    fewer = Split(data, lengths, *(targets(*(first[u] for u in users if u % 3 == part)) for part in (0, 1)))
+    fewer = Split(data, lengths, *(make_targets(*(first[u] for u in users if u % 3 == part)) for part in (0, 1)))
     assert len(fewer.validation) < len(validation)
     assert candidates(fewer, 5, kind, 1).sha256() == drawn.sha256()
 
@@ -110,4 +110,4 @@ def test_candidates_are_a_user_s_however_many_targets_there_are(kind: str) -> No
 )
 def test_candidates_are_those_of_earlier_versions(kind: str, digest: str) -> None:
     """Published figures were measured against them."""
-    assert candidates(split(people(50, 60), 60), 10, kind, 1).sha256() == digest
+    assert candidates(make_split(people(50, 60), 60), 10, kind, 1).sha256() == digest

@@ -1,4 +1,4 @@
-"""Ranks against a slow plain version, an oracle, a constant, and scores that are no numbers."""
+"""Ranks against a slow plain version, an oracle, a constant model, and scores that are NaN or infinite."""
 
 from dataclasses import replace
 from typing import final
@@ -33,7 +33,7 @@ class Lookup(Head):
 
     def users(self, states: State) -> Tensor:
         users_B, again_B1 = states
-        assert users_B.dtype == torch.long and again_B1.dtype == torch.float32, "numbers alone are made single"
+        assert users_B.dtype == torch.long and again_B1.dtype == torch.float32, "only floats become float32"
         assert torch.equal(users_B, again_B1[:, 0].long()), "the parts of a state belong together"
         return users_B
 
@@ -49,7 +49,7 @@ class Lookup(Head):
 
 @final
 class Table(SequenceModel):
-    """Has memory for ``room_for`` users at once."""
+    """Scores by a table; has memory for ``room_for`` users at once."""
 
     def __init__(self, scores_UM: Tensor, room_for: int = 1000) -> None:
         super().__init__()
@@ -69,118 +69,118 @@ class Table(SequenceModel):
         return history.users_B, history.users_B[:, None].double()
 
 
-def split(n_users: int = 40, n_items: int = 50, longest: int = 20, seed: int = 0) -> Split:
-    """Short and long users, repeated items, and some whose target they have had before."""
+def make_split(n_users: int = 40, n_items: int = 50, longest: int = 20, seed: int = 0) -> Split:
+    """Short and long sequences with repeated items; some users have had their target before."""
     rng = np.random.default_rng(seed)
     sequences = [rng.integers(1, n_items + 1, length).tolist() for length in rng.integers(1, longest, n_users)]
     for sequence in sequences[::4]:
         if len(sequence) > 3:
             sequence[-1] = sequence[0]
-    return small_data.split(sequences, n_items)
+    return small_data.make_split(sequences, n_items)
 
 
-def parted(n_users: int = 40, n_items: int = 50, seed: int = 0) -> Split:
-    """Any action after the training part may be to be found, in validation, the test, or neither; in any order."""
-    data = split(n_users, n_items).dataset
+def split_with_many_targets(n_users: int = 40, n_items: int = 50, seed: int = 0) -> Split:
+    """Each action after the training part is a target of validation, of the test, or of neither; in any order."""
+    data = make_split(n_users, n_items).dataset
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, np.diff(data.offsets) + 1)
-    found: dict[int, list[tuple[int, int]]] = {0: [], 1: [], 2: []}
+    targets: dict[int, list[tuple[int, int]]] = {0: [], 1: [], 2: []}
     for user, length in enumerate(lengths.tolist()):
         for at in range(length, int(data.offsets[user + 1] - data.offsets[user])):
-            # Of some users nothing is to be found in validation, in the test, or at all.
-            found[int(rng.choice([part for part in range(3) if part != user % 4]))].append((user, at))
+            # Some users have no target in validation, in the test, or in both.
+            targets[int(rng.choice([part for part in range(3) if part != user % 4]))].append((user, at))
         if user % 8 == 3:
-            found[0], found[1] = ([pair for pair in found[part] if pair[0] != user] for part in (0, 1))
-    for pairs in found.values():
+            targets[0], targets[1] = ([pair for pair in targets[part] if pair[0] != user] for part in (0, 1))
+    for pairs in targets.values():
         rng.shuffle(pairs)
-    return Split(data, lengths, small_data.targets(*found[0]), small_data.targets(*found[1]))
+    return Split(data, lengths, small_data.make_targets(*targets[0]), small_data.make_targets(*targets[1]))
 
 
-def evaluator(made: Split, settings: EvaluationSettings = ALL, max_len: int = 5) -> Evaluator:
-    return Evaluator(made, SequenceStore(made, max_len, torch.device("cpu")), settings)
+def make_evaluator(split: Split, settings: EvaluationSettings = ALL, max_len: int = 5) -> Evaluator:
+    return Evaluator(split, SequenceStore(split, max_len, torch.device("cpu")), settings)
 
 
-def scores(made: Split, distinct: int = 6) -> Tensor:
-    """Random whole numbers: ties galore, and exact in whatever way they are computed."""
+def random_scores(split: Split, distinct: int = 6) -> Tensor:
+    """Random whole numbers: many ties, and exact however they are computed."""
     generator = torch.Generator().manual_seed(0)
-    size = (made.dataset.n_users, made.dataset.n_items + 1)
+    size = (split.dataset.n_users, split.dataset.n_items + 1)
     return torch.randint(0, distinct, size, generator=generator).float()
 
 
-def target(made: Split, user: int, part: Part) -> int:
-    """The only one that there is."""
-    targets = made.targets(part)
+def target(split: Split, user: int, part: Part) -> int:
+    """The user's only target in this part."""
+    targets = split.targets(part)
     (at,) = targets.positions_E[targets.users_E == user]
-    return int(made.dataset.items[made.dataset.offsets[user] + at])
+    return int(split.dataset.items[split.dataset.offsets[user] + at])
 
 
 def listed(ranks: dict[str, Ranks]) -> dict[str, list[list[int]]]:
     return {name: [r.better_E.tolist(), r.tied_E.tolist()] for name, r in ranks.items()}
 
 
-def slow(made: Split, drawn_UC: np.ndarray, scores_UM: Tensor, part: Part) -> dict[str, list[list[int]]]:
-    found: dict[str, list[list[int]]] = {name: [[], []] for name in ("sampled", "full", "full_with_history")}
-    drawn = dict(zip(made.eval_users.tolist(), drawn_UC.tolist(), strict=True))
-    targets = made.targets(part)
+def slow_ranks(split: Split, drawn_UC: np.ndarray, scores_UM: Tensor, part: Part) -> dict[str, list[list[int]]]:
+    ranks: dict[str, list[list[int]]] = {name: [[], []] for name in ("sampled", "full", "full_with_history")}
+    drawn = dict(zip(split.eval_users.tolist(), drawn_UC.tolist(), strict=True))
+    targets = split.targets(part)
     for user, at in zip(targets.users_E.tolist(), targets.positions_E.tolist(), strict=True):
-        sequence = made.dataset.items[made.dataset.offsets[user] : made.dataset.offsets[user + 1]].tolist()
-        wanted, history = sequence[at], set(sequence[:at])
-        others = set(range(1, made.dataset.n_items + 1)) - {wanted}
+        sequence = split.dataset.items[split.dataset.offsets[user] : split.dataset.offsets[user + 1]].tolist()
+        target_item, history = sequence[at], set(sequence[:at])
+        others = set(range(1, split.dataset.n_items + 1)) - {target_item}
         against = {"sampled": set(drawn[user]) - {PAD}, "full": others - history}
         for name, items in (against | {"full_with_history": others}).items():
             values = [scores_UM[user, item].item() for item in items]
-            found[name][0].append(sum(value > scores_UM[user, wanted].item() for value in values))
-            found[name][1].append(sum(value == scores_UM[user, wanted].item() for value in values))
-    return found
+            ranks[name][0].append(sum(value > scores_UM[user, target_item].item() for value in values))
+            ranks[name][1].append(sum(value == scores_UM[user, target_item].item() for value in values))
+    return ranks
 
 
 @pytest.mark.parametrize("part", Part)
 @pytest.mark.parametrize("n_items", [12, 50])  # with 12 many users have fewer than 10 unseen items
 def test_ranks_equal_the_slow_ones(part: Part, n_items: int) -> None:
-    made = split(n_items=n_items)
-    table = scores(made)
-    model, whole = Table(table), evaluator(made)
-    assert whole.drawn is not None
-    assert (n_items == 12) == (whole.drawn.n_short > 0)
-    expected = slow(made, whole.drawn.items_UC, table, part)
-    assert listed(whole.rank(model, part)) == expected
-    sampled_only = evaluator(made, EvaluationSettings(n_candidates=10, full=False))  # scored by another way
+    split = make_split(n_items=n_items)
+    table = random_scores(split)
+    model, evaluator = Table(table), make_evaluator(split)
+    assert evaluator.drawn is not None
+    assert (n_items == 12) == (evaluator.drawn.n_short > 0)
+    expected = slow_ranks(split, evaluator.drawn.items_UC, table, part)
+    assert listed(evaluator.rank(model, part)) == expected
+    sampled_only = make_evaluator(split, EvaluationSettings(n_candidates=10, full=False))  # scored by another way
     assert listed(sampled_only.rank(model, part)) == {"sampled": expected["sampled"]}
 
 
 @pytest.mark.parametrize("part", Part)
 @pytest.mark.parametrize("n_items", [12, 50])
-def test_several_targets_of_a_user_or_none_are_ranked_like_any(part: Part, n_items: int) -> None:
-    made = parted(n_items=n_items)
-    of_user = np.bincount(made.targets(part).users_E, minlength=40)
-    other = np.bincount(made.targets(Part.TEST if part is Part.VALIDATION else Part.VALIDATION).users_E, minlength=40)
+def test_users_with_several_targets_or_none_are_ranked(part: Part, n_items: int) -> None:
+    split = split_with_many_targets(n_items=n_items)
+    of_user = np.bincount(split.targets(part).users_E, minlength=40)
+    other = np.bincount(split.targets(Part.TEST if part is Part.VALIDATION else Part.VALIDATION).users_E, minlength=40)
     assert of_user.max() > 3 and ((of_user > 0) & (other == 0)).sum() > 3 and ((of_user + other) == 0).sum() > 3
-    assert (np.diff(made.targets(part).users_E) < 0).any(), "not in order of users"
-    table = scores(made)
-    model, whole = Table(table), evaluator(made)
-    assert whole.drawn is not None and len(whole.drawn.items_UC) == ((of_user + other) > 0).sum()
-    expected = slow(made, whole.drawn.items_UC, table, part)
+    assert (np.diff(split.targets(part).users_E) < 0).any(), "not in order of users"
+    table = random_scores(split)
+    model, evaluator = Table(table), make_evaluator(split)
+    assert evaluator.drawn is not None and len(evaluator.drawn.items_UC) == ((of_user + other) > 0).sum()
+    expected = slow_ranks(split, evaluator.drawn.items_UC, table, part)
     assert len(expected["full"][0]) == of_user.sum()
-    assert listed(whole.rank(model, part)) == expected
-    sampled_only = evaluator(made, EvaluationSettings(n_candidates=10, full=False))
+    assert listed(evaluator.rank(model, part)) == expected
+    sampled_only = make_evaluator(split, EvaluationSettings(n_candidates=10, full=False))
     assert listed(sampled_only.rank(model, part)) == {"sampled": expected["sampled"]}
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_a_target_that_nothing_comes_before_is_ranked(batch_size: int) -> None:
+def test_a_target_with_an_empty_history_is_ranked(batch_size: int) -> None:
     """Alone in a batch, and in one with others."""
-    data = small_data.dataset([[1, 2, 3, 4], [3, 4, 5], [2, 5]], 9)
-    made = Split(data, np.array([2, 2, 0]), small_data.targets((0, 2)), small_data.targets((0, 3), (2, 0)))
+    data = small_data.make_dataset([[1, 2, 3, 4], [3, 4, 5], [2, 5]], 9)
+    split = Split(data, np.array([2, 2, 0]), small_data.make_targets((0, 2)), small_data.make_targets((0, 3), (2, 0)))
     settings = EvaluationSettings(n_candidates=3, full_with_history=True, batch_size=batch_size)
     torch.manual_seed(0)
     model = SASRec(n_items=9, n_users=3, max_len=5, d=8)
-    found = evaluator(made, settings).rank(model, Part.TEST)
-    assert found["full"].better_E[1] == found["full_with_history"].better_E[1]
+    ranks = make_evaluator(split, settings).rank(model, Part.TEST)
+    assert ranks["full"].better_E[1] == ranks["full_with_history"].better_E[1]
 
 
 @final
-class Kept(Head):
-    """Gives what it has given before for the same states: the same tensor."""
+class Cached(Head):
+    """Returns the same tensor every time for the same states."""
 
     log_odds = True
 
@@ -201,159 +201,161 @@ class Kept(Head):
 
 @pytest.mark.parametrize("full_with_history", [False, True])
 def test_scores_are_the_model_s_own_and_not_written_to(full_with_history: bool) -> None:
-    made = split()
-    table = scores(made)
-    model, whole = Table(table), evaluator(made, replace(ALL, full_with_history=full_with_history))
-    model.lookup = kept = Kept(model.lookup)
-    first = listed(whole.rank(model, Part.TEST))
-    assert kept.given and all(torch.equal(given, table[list(users)]) for users, given in kept.given.items())
-    assert listed(whole.rank(model, Part.TEST)) == first
+    split = make_split()
+    table = random_scores(split)
+    model, evaluator = Table(table), make_evaluator(split, replace(ALL, full_with_history=full_with_history))
+    model.lookup = cached = Cached(model.lookup)
+    first = listed(evaluator.rank(model, Part.TEST))
+    assert cached.given and all(torch.equal(given, table[list(users)]) for users, given in cached.given.items())
+    assert listed(evaluator.rank(model, Part.TEST)) == first
 
 
 def test_popular_candidates_are_ranked_too() -> None:
-    made = split()
-    table = scores(made)
+    split = make_split()
+    table = random_scores(split)
     model = Table(table)
-    popular = evaluator(made, EvaluationSettings(n_candidates=10, candidates="popular"))
+    popular = make_evaluator(split, EvaluationSettings(n_candidates=10, candidates="popular"))
     assert popular.drawn is not None
-    found = listed(popular.rank(model, Part.TEST))
-    assert found["sampled"] == slow(made, popular.drawn.items_UC, table, Part.TEST)["sampled"]
-    assert found["sampled"] != listed(evaluator(made).rank(model, Part.TEST))["sampled"]
+    ranks = listed(popular.rank(model, Part.TEST))
+    assert ranks["sampled"] == slow_ranks(split, popular.drawn.items_UC, table, Part.TEST)["sampled"]
+    assert ranks["sampled"] != listed(make_evaluator(split).rank(model, Part.TEST))["sampled"]
 
 
 @pytest.mark.parametrize("part", Part)
 def test_an_oracle_is_perfect(part: Part) -> None:
-    made = split()
-    table = torch.zeros(made.dataset.n_users, made.dataset.n_items + 1)
-    for user in made.eval_users.tolist():
-        table[user, target(made, user, part)] = 1
-    for ranks in evaluator(made).rank(Table(table), part).values():
+    split = make_split()
+    table = torch.zeros(split.dataset.n_users, split.dataset.n_items + 1)
+    for user in split.eval_users.tolist():
+        table[user, target(split, user, part)] = 1
+    for ranks in make_evaluator(split).rank(Table(table), part).values():
         assert set(ranks.means(ALL.ks).values()) == {1.0}
         assert ranks.tie_share == 0
 
 
 def test_a_constant_gets_exactly_chance() -> None:
-    made = split(n_items=200)
+    split = make_split(n_items=200)
     settings = EvaluationSettings(ks=(1, 10), n_candidates=100, full=True, full_with_history=True)
-    found = evaluator(made, settings).rank(Table(torch.full((40, 201), 3.5)), Part.TEST)
+    ranks = make_evaluator(split, settings).rank(Table(torch.full((40, 201), 3.5)), Part.TEST)
     chance = {"hr@1": 1 / 101, "hr@10": 10 / 101, "mrr": float(np.mean(1 / np.arange(1, 102)))}
     chance |= {"ndcg@1": 1 / 101, "ndcg@10": float((1 / np.log2(np.arange(2, 12))).sum() / 101)}
-    assert found["sampled"].means((1, 10)) == pytest.approx(chance)
-    assert found["full_with_history"].means((10,))["hr@10"] == pytest.approx(10 / 200)
-    assert found["sampled"].tie_share == 1
+    assert ranks["sampled"].means((1, 10)) == pytest.approx(chance)
+    assert ranks["full_with_history"].means((10,))["hr@10"] == pytest.approx(10 / 200)
+    assert ranks["sampled"].tie_share == 1
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", ["target", "candidate"])
 @pytest.mark.parametrize("full", [True, False])
-def test_no_number_no_rank(bad: float, place: str, full: bool) -> None:
-    made = split()
-    whole = evaluator(made, EvaluationSettings(n_candidates=10, full=full))
-    assert whole.drawn is not None
+def test_scores_that_are_no_numbers_are_refused(bad: float, place: str, full: bool) -> None:
+    split = make_split()
+    evaluator = make_evaluator(split, EvaluationSettings(n_candidates=10, full=full))
+    assert evaluator.drawn is not None
     row = 3
-    user = int(made.eval_users[row])
-    table = scores(made)
-    item = target(made, user, Part.TEST) if place == "target" else int(whole.drawn.items_UC[row, 2])
+    user = int(split.eval_users[row])
+    table = random_scores(split)
+    item = target(split, user, Part.TEST) if place == "target" else int(evaluator.drawn.items_UC[row, 2])
     table[user, item] = bad
     model = Table(table).train()
     with pytest.raises(NonFiniteError, match=rf"^Table gives NaN or inf as a score of user number {user}$"):
-        whole.rank(model, Part.TEST)
+        evaluator.rank(model, Part.TEST)
     assert model.training
 
 
-def test_what_a_model_says_of_padding_means_nothing() -> None:
-    made = split(n_items=12)
-    clean, dirty = scores(made), scores(made)
+def test_scores_of_padding_are_ignored() -> None:
+    split = make_split(n_items=12)
+    clean, dirty = random_scores(split), random_scores(split)
     dirty[:, PAD] = float("nan")
     for settings in (ALL, EvaluationSettings(n_candidates=10, full=False)):
-        whole = evaluator(made, settings)
-        assert listed(whole.rank(Table(dirty), Part.TEST)) == listed(whole.rank(Table(clean), Part.TEST))
+        evaluator = make_evaluator(split, settings)
+        assert listed(evaluator.rank(Table(dirty), Part.TEST)) == listed(evaluator.rank(Table(clean), Part.TEST))
 
 
 def test_neither_batch_size_nor_memory_limit_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = split(60)
-    model = Table(scores(made))
+    split = make_split(60)
+    model = Table(random_scores(split))
 
-    def found(batch_size: int) -> dict[str, list[list[int]]]:
+    def ranked(batch_size: int) -> dict[str, list[list[int]]]:
         settings = EvaluationSettings(n_candidates=10, full_with_history=True, batch_size=batch_size)
-        return listed(evaluator(made, settings).rank(model, Part.VALIDATION))
+        return listed(make_evaluator(split, settings).rank(model, Part.VALIDATION))
 
-    expected = found(4096)
-    assert found(1) == found(7) == expected
+    expected = ranked(4096)
+    assert ranked(1) == ranked(7) == expected
     for limit in (1, 4 * 51):
         monkeypatch.setattr(evaluator_module, "SCORES_AT_ONCE", limit)
-        assert found(7) == found(4096) == expected
+        assert ranked(7) == ranked(4096) == expected
 
 
 def test_too_little_memory_means_fewer_users_at_once() -> None:
-    made = split()
-    cramped, known = Table(scores(made), room_for=3), evaluator(made, replace(ALL, batch_size=16))
-    assert listed(known.rank(cramped, Part.TEST)) == listed(evaluator(made).rank(Table(scores(made)), Part.TEST))
-    assert cramped.refused == 3  # 16, 8 and 4 users: asked once each, not anew for every batch
+    split = make_split()
+    cramped, evaluator = Table(random_scores(split), room_for=3), make_evaluator(split, replace(ALL, batch_size=16))
+    assert listed(evaluator.rank(cramped, Part.TEST)) == listed(
+        make_evaluator(split).rank(Table(random_scores(split)), Part.TEST)
+    )
+    assert cramped.refused == 3  # for 16, 8 and 4 users: each size is tried once, not again for every batch
     with pytest.raises(UserError, match="not enough memory to rank a single user"):
-        known.rank(Table(scores(made), room_for=0), Part.TEST)
+        evaluator.rank(Table(random_scores(split), room_for=0), Part.TEST)
 
 
 def test_a_real_model_is_as_good_in_any_batch() -> None:
-    made = split(60)
+    split = make_split(60)
     torch.manual_seed(0)
     model = SASRec(n_items=50, n_users=60, max_len=5, d=8)
-    found = [
-        evaluator(made, EvaluationSettings(n_candidates=10, batch_size=size)).rank(model, Part.TEST)
+    by_batch_size = [
+        make_evaluator(split, EvaluationSettings(n_candidates=10, batch_size=size)).rank(model, Part.TEST)
         for size in (1, 7, 4096)
     ]
-    for ranks in found[1:]:
+    for ranks in by_batch_size[1:]:
         for name in ("sampled", "full"):
             # Rounding depends on the batch's shape: a near-tie may fall either way, a misplaced user may not.
-            assert ranks[name].means((10,)) == pytest.approx(found[0][name].means((10,)), abs=1e-3)
-    assert found[0]["full"].tie_share < 0.1
+            assert ranks[name].means((10,)) == pytest.approx(by_batch_size[0][name].means((10,)), abs=1e-3)
+    assert by_batch_size[0]["full"].tie_share < 0.1
     assert model.training
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_ranks_are_those_without_dropout_and_the_model_stays_in_its_mode(training: bool) -> None:
-    made = split(60)
+    split = make_split(60)
     torch.manual_seed(0)
     model = SASRec(n_items=50, n_users=60, max_len=5, d=8, dropout=0.5)
-    expected = listed(evaluator(made).rank(model.eval(), Part.TEST))
-    assert listed(evaluator(made).rank(model.train(training), Part.TEST)) == expected
+    expected = listed(make_evaluator(split).rank(model.eval(), Part.TEST))
+    assert listed(make_evaluator(split).rank(model.train(training), Part.TEST)) == expected
     assert model.training == training and all(part.training == training for part in model.modules())
 
 
 def test_against_everything_unseen_sampled_is_full() -> None:
-    made = split()
+    split = make_split()
     settings = EvaluationSettings(n_candidates=50, full=True)
-    found = listed(evaluator(made, settings).rank(Table(scores(made)), Part.TEST))
-    assert found["sampled"] == found["full"]
+    ranks = listed(make_evaluator(split, settings).rank(Table(random_scores(split)), Part.TEST))
+    assert ranks["sampled"] == ranks["full"]
 
 
 def test_the_order_of_candidates_changes_nothing() -> None:
-    made = split()
-    model, whole = Table(scores(made)), evaluator(made)
-    before = listed(whole.rank(model, Part.TEST))
+    split = make_split()
+    model, evaluator = Table(random_scores(split)), make_evaluator(split)
+    before = listed(evaluator.rank(model, Part.TEST))
     shuffled = torch.randperm(10, generator=torch.Generator().manual_seed(0))
-    whole._drawn_EC = {part: drawn_EC[:, shuffled] for part, drawn_EC in whole._drawn_EC.items()}
-    assert listed(whole.rank(model, Part.TEST)) == before
+    evaluator._drawn_EC = {part: drawn_EC[:, shuffled] for part, drawn_EC in evaluator._drawn_EC.items()}
+    assert listed(evaluator.rank(model, Part.TEST)) == before
 
 
-def test_who_ranks_only_the_seen_finds_nothing_new() -> None:
-    # Item 2 is new and wanted; items 3.. are new; the model knows item 1 alone.
-    made = small_data.split([[1, 1, 1, 2]] * 5, 12)
+def test_a_model_that_ranks_only_seen_items_is_at_chance_among_new_ones() -> None:
+    # Item 2 is the target; items 3.. are unseen too; the model scores only item 1 above the rest.
+    split = small_data.make_split([[1, 1, 1, 2]] * 5, 12)
     scores_UM = torch.zeros(5, 13)
     scores_UM[:, 1] = 1
-    found = evaluator(made).rank(Table(scores_UM), Part.TEST)
-    assert found["full"].means((1,))["hr@1"] == pytest.approx(1 / 11)  # one of eleven that are level
-    assert found["full_with_history"].means((1,))["hr@1"] == 0
+    ranks = make_evaluator(split).rank(Table(scores_UM), Part.TEST)
+    assert ranks["full"].means((1,))["hr@1"] == pytest.approx(1 / 11)  # one of eleven equal scores
+    assert ranks["full_with_history"].means((1,))["hr@1"] == 0
 
 
-def test_nothing_to_rank_against_is_said() -> None:
+def test_a_split_without_unseen_items_is_refused() -> None:
     with pytest.raises(UserError, match="have had all items"):
-        evaluator(small_data.split([[1, 2, 3, 4, 5]], 5))
+        make_evaluator(small_data.make_split([[1, 2, 3, 4, 5]], 5))
 
 
 def test_candidates_do_not_depend_on_the_model_or_the_run() -> None:
-    made = split()
-    first, second = evaluator(made), evaluator(made, max_len=3)
+    split = make_split()
+    first, second = make_evaluator(split), make_evaluator(split, max_len=3)
     assert first.drawn is not None and second.drawn is not None
     assert first.drawn.sha256() == second.drawn.sha256()
 
@@ -374,7 +376,7 @@ def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> 
         EvaluationSettings(**settings)  # type: ignore[arg-type]
 
 
-def test_a_split_with_nothing_to_be_found_is_refused() -> None:
-    made = split()
+def test_a_split_without_targets_is_refused() -> None:
+    split = make_split()
     with pytest.raises(UserError, match="nothing to be found in its test part"):
-        evaluator(replace(made, test=small_data.targets()))
+        make_evaluator(replace(split, test=small_data.make_targets()))

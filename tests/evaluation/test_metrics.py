@@ -1,4 +1,4 @@
-"""Metrics against their definition, ties included, and against values from elsewhere."""
+"""Metrics against their definitions, with ties, and against known values."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from sairlib.evaluation.statistics import bootstrap_interval
 
 
 def of_rank(rank: int, k: int) -> dict[str, float]:
-    """HR, NDCG and MRR of one positive at ``rank``, as any text book has them."""
+    """HR, NDCG and MRR of one positive at ``rank``, by the textbook definitions."""
     return {"hr": float(rank <= k), "ndcg": 1 / math.log2(rank + 1) if rank <= k else 0.0, "mrr": 1 / rank}
 
 
@@ -22,30 +22,30 @@ def of_rank(rank: int, k: int) -> dict[str, float]:
 @given(better=st.integers(0, 4), tied=st.integers(0, 4), worse=st.integers(0, 2), k=st.integers(1, 6))
 def test_ties_count_as_the_mean_over_all_their_orders(better: int, tied: int, worse: int, k: int) -> None:
     """Sorts candidates with the positive among them, once for each permutation of those that score the same."""
-    found: dict[str, list[float]] = {"hr": [], "ndcg": [], "mrr": []}
+    values: dict[str, list[float]] = {"hr": [], "ndcg": [], "mrr": []}
     for order in itertools.permutations(["positive", *("tie" for _ in range(tied))]):
         ranking = ["better"] * better + list(order) + ["worse"] * worse
         for name, value in of_rank(ranking.index("positive") + 1, k).items():
-            found[name].append(value)
+            values[name].append(value)
     b, t = np.array([better]), np.array([tied])
-    assert hr(b, t, k)[0] == pytest.approx(np.mean(found["hr"]))
-    assert ndcg(b, t, k)[0] == pytest.approx(np.mean(found["ndcg"]))
-    assert mrr(b, t)[0] == pytest.approx(np.mean(found["mrr"]))
+    assert hr(b, t, k)[0] == pytest.approx(np.mean(values["hr"]))
+    assert ndcg(b, t, k)[0] == pytest.approx(np.mean(values["ndcg"]))
+    assert mrr(b, t)[0] == pytest.approx(np.mean(values["mrr"]))
 
 
 def test_golden_values() -> None:
     better, tied = np.array([0, 1, 2, 9, 10]), np.zeros(5, np.int64)
-    found = all_metrics(better, tied, (1, 10))
-    assert list(found) == ["hr@1", "hr@10", "ndcg@1", "ndcg@10", "mrr"]
-    assert found["hr@1"].tolist() == [1, 0, 0, 0, 0]
-    assert found["hr@10"].tolist() == [1, 1, 1, 1, 0]
-    assert found["ndcg@1"].tolist() == [1, 0, 0, 0, 0]
-    assert found["ndcg@10"] == pytest.approx([1, 0.6309297535714575, 0.5, 0.2890648263178879, 0])
-    assert found["mrr"].tolist() == [1, 1 / 2, 1 / 3, 1 / 10, 1 / 11]
+    metrics = all_metrics(better, tied, (1, 10))
+    assert list(metrics) == ["hr@1", "hr@10", "ndcg@1", "ndcg@10", "mrr"]
+    assert metrics["hr@1"].tolist() == [1, 0, 0, 0, 0]
+    assert metrics["hr@10"].tolist() == [1, 1, 1, 1, 0]
+    assert metrics["ndcg@1"].tolist() == [1, 0, 0, 0, 0]
+    assert metrics["ndcg@10"] == pytest.approx([1, 0.6309297535714575, 0.5, 0.2890648263178879, 0])
+    assert metrics["mrr"].tolist() == [1, 1 / 2, 1 / 3, 1 / 10, 1 / 11]
 
 
 @pytest.mark.parametrize("metric", [lambda b, t: hr(b, t, 3), lambda b, t: ndcg(b, t, 3), mrr])
-def test_users_do_not_touch_one_another(metric: Callable[..., np.ndarray]) -> None:
+def test_a_user_s_figures_do_not_depend_on_other_users(metric: Callable[..., np.ndarray]) -> None:
     rng = np.random.default_rng(0)
     better, tied = rng.integers(0, 8, 50), rng.integers(0, 4, 50)
     alone = [metric(better[i : i + 1], tied[i : i + 1])[0] for i in range(50)]

@@ -1,13 +1,13 @@
-"""Golden runs: what 20 training steps of every model cost, and how it ranks after them.
+"""Golden runs: the losses of 20 training steps of every model, and its ranks after them.
 
     python tests/golden/golden.py                     every run as JSON, to standard output
-    python tests/golden/golden.py sasrec sair         these alone
+    python tests/golden/golden.py sasrec sair         only these runs
     python tests/golden/golden.py --commits OLD NEW   runs two commits on this machine; exit code 1 if a digit differs
     python tests/golden/golden.py --keep              writes tests/golden/golden.json, which the tests compare with
 
-One thread, fixed seed, the MovieLens data that ships. A commit that only moves code leaves every digit equal, on one
-machine; between processors the last digits differ, so the tests compare ``golden.json`` with a tolerance. Each commit
-is run by its own copy of this file: what it asks of the library may change, what it prints does not.
+One thread, a fixed seed, and the MovieLens data that ships with sairlib. On one machine, a commit that only moves code
+leaves every digit equal. Between processors the last digits differ, so the tests compare with ``golden.json`` within a
+tolerance. Each commit runs its own copy of this file: its calls into the library may change, its output must not.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from sairlib.data.split import Part
 
 HERE = Path(__file__).resolve().parent
 CONF = HERE.parents[1] / "conf"
-KEPT = HERE / "golden.json"
+RECORDED = HERE / "golden.json"
 STEPS = 20
 
 MODELS = {path.stem: (f"model={path.stem}",) for path in sorted((CONF / "model").glob("*.yaml"))}
-ALSO = {
+OPTIONS = {
     "sasrec, options": (
         "model=sasrec",
         "model.norm=post",
@@ -66,11 +66,11 @@ ALSO = {
     "sasrec, bf16": ("model=sasrec", "training.precision=bf16"),
     "sasrec, adagrad": ("model=sasrec", "training.optimizer=adagrad", "training.schedule=cosine"),
 }
-CASES: dict[str, tuple[str, ...]] = {**MODELS, **ALSO}
+CASES: dict[str, tuple[str, ...]] = {**MODELS, **OPTIONS}
 
 
 def golden(words: tuple[str, ...]) -> dict[str, Any]:
-    """Losses of the first steps, and two figures of the ranks after them: a hash of all, and the mean of 1 / rank."""
+    """Losses of the first steps, and two figures of the ranks after them: a hash of all ranks, and MRR."""
     torch.set_num_threads(1)
     data = CONF.parent / "data"
     fixed = ("training.batch_size=32", "device=cpu", "seed=1", f"data.root={data}", "data.cache=null")
@@ -92,18 +92,18 @@ def golden(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def of_commit(commit: str, cases: list[str]) -> dict[str, Any]:
-    """What a commit's own copy of this file prints, run in a checkout of its own with this interpreter."""
+    """Run a commit's own copy of this file in a separate checkout, with this interpreter; return its output."""
     top = HERE.parents[1]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "-C", top, "worktree", "add", "--quiet", "--detach", folder, commit], check=True)
         try:
-            place = {**os.environ, "PYTHONPATH": f"{folder}/src"}
+            environment = {**os.environ, "PYTHONPATH": f"{folder}/src"}
             command = [sys.executable, f"{folder}/tests/golden/golden.py", *cases]
-            done = subprocess.run(command, env=place, check=True, capture_output=True, text=True)
+            finished = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         finally:
             subprocess.run(["git", "-C", top, "worktree", "remove", "--force", folder], check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    runs: dict[str, Any] = json.loads(finished.stdout)
+    return runs
 
 
 def compare(old: str, new: str, cases: list[str]) -> bool:
@@ -126,12 +126,12 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", help="names of runs (default: all)")
     parser.add_argument("--commits", nargs=2, metavar=("OLD", "NEW"))
     parser.add_argument("--keep", action="store_true")
-    told = parser.parse_args()
-    if told.commits:
-        sys.exit(0 if compare(*told.commits, told.cases) else 1)
-    text = json.dumps({case: golden(CASES[case]) for case in told.cases or CASES}, indent=1) + "\n"
-    if told.keep:
-        KEPT.write_text(text)
+    arguments = parser.parse_args()
+    if arguments.commits:
+        sys.exit(0 if compare(*arguments.commits, arguments.cases) else 1)
+    text = json.dumps({case: golden(CASES[case]) for case in arguments.cases or CASES}, indent=1) + "\n"
+    if arguments.keep:
+        RECORDED.write_text(text)
     else:
         print(text)
 

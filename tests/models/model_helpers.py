@@ -1,4 +1,4 @@
-"""Small made-up histories, random weights, and what is asked of every model's scores."""
+"""Small histories, random weights, and checks that the tests of several models share."""
 
 from collections.abc import Callable
 
@@ -21,22 +21,22 @@ def padded(rows: list[list[int]] = HISTORIES, width: int = MAX_LEN) -> Tensor:
 
 
 def regularisers(model: Recommender) -> dict[str, Tensor]:
-    """Auxiliary losses that look at weights alone: of a batch of nobody."""
-    nothing = torch.zeros(0, 0, dtype=torch.long)
-    return model.auxiliary(Batch(history(nothing), nothing[..., None], None), torch.zeros(0, 0))
+    """Auxiliary losses that depend on weights alone: those of an empty batch."""
+    no_items = torch.zeros(0, 0, dtype=torch.long)
+    return model.auxiliary(Batch(history(no_items), no_items[..., None], None), torch.zeros(0, 0))
 
 
 def read_by_rows(model: nn.Module) -> list[Table]:
-    """The tables of which training is to touch no rows but those that it looks up."""
+    """The tables of which a training step may update only the rows that it looks up."""
     return [module for module in model.modules() if isinstance(module, Table) and not module.whole]
 
 
-def knows_users(model: nn.Module) -> bool:
+def has_user_table(model: nn.Module) -> bool:
     return any(isinstance(module, UserTable) for module in model.modules())
 
 
 def randomised(model: nn.Module, scale: float = 1.0) -> None:
-    """Into eval mode and double precision; all weights random but PAD's: nothing hides behind a 0, nor a gain of 1."""
+    """Eval mode, double precision, random weights except PAD's: biases of 0 and gains of 1 would hide mistakes."""
     model.double().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -53,22 +53,22 @@ def arrays(model: nn.Module) -> dict[str, NDArray]:
 
 
 def assert_scores_are(model: StepModel, plain: Callable[[int, int, int], float], tolerance: float = 1e-12) -> None:
-    """What ``plain`` says of (user, last item, item) is what is scored at every step; all at once, to ``tolerance``."""
+    """Scores at every step equal ``plain(user, last item, item)``; those of all items at once, to ``tolerance``."""
     with torch.no_grad():
         states_BND = one_tensor(model.encode(history(padded())))
-        found_BNM = model.head.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
+        scores_BNM = model.head.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
         shared_BNM = model.head.score_shared(states_BND, torch.arange(M + 1))
         newest_BM = model.head.score_all(model.newest(history(padded())))
     for user, row in enumerate(HISTORIES):
         for step, last in enumerate(row):
-            wanted = [plain(user, last, item) for item in range(1, M + 1)]
-            np.testing.assert_allclose(found_BNM[user, step, 1:], wanted, rtol=1e-12, atol=1e-12)
-            np.testing.assert_allclose(shared_BNM[user, step, 1:], wanted, rtol=tolerance, atol=tolerance)
-        np.testing.assert_allclose(newest_BM[user, 1:], wanted, rtol=tolerance, atol=tolerance)
+            expected = [plain(user, last, item) for item in range(1, M + 1)]
+            np.testing.assert_allclose(scores_BNM[user, step, 1:], expected, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(shared_BNM[user, step, 1:], expected, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(newest_BM[user, 1:], expected, rtol=tolerance, atol=tolerance)
 
 
 def assert_scores_agree(model: StepModel, items_BN: Tensor) -> None:
-    """``score`` and ``score_shared`` say at every step what ``score_all`` says."""
+    """``score`` and ``score_shared`` equal ``score_all`` at every step."""
     states_BND = one_tensor(model.encode(history(items_BN)))
     items_BNC = torch.randint(1, model.n_items + 1, (*items_BN.shape, 5))
     all_BNM = model.head.score_all(states_BND.flatten(0, 1)).view(*items_BN.shape, -1)

@@ -1,8 +1,8 @@
-"""SASRec and SAIR straight from the papers' equations, one user, step and head at a time, and parts others share.
+"""SASRec and SAIR written from their papers' equations, one user, step and head at a time; other tests use parts.
 
-Slow on purpose, and nothing is shared with the library but the names of the weights. ``weights`` is a model's
-state_dict as float64 arrays, ``items`` one user's history, oldest first, without padding. ``options["drop"]`` is
-called wherever dropout falls: a test puts the same function in place of both, and so sees where it stands.
+Slow on purpose, and shares nothing with the library but the names of the weights. ``weights`` is a model's state_dict
+as float64 arrays; ``items`` is one user's history, oldest first, without padding. ``options["drop"]`` is called where
+dropout applies: a test replaces both by the same function to check the places of dropout.
 """
 
 from math import erf
@@ -127,17 +127,17 @@ def sair(items: list[int], weights: Weights, options: dict[str, Any], categories
     table = weights["encoder.item_embedding.weight"]
     scores = []
     for t, state in enumerate(states):
-        kept = list(range(len(pool)))
+        chosen = list(range(len(pool)))
         if variant != "full":
-            kept = sorted(kept, key=lambda i: -interacted[t][i])[: options["top_k"]]
+            chosen = sorted(chosen, key=lambda i: -interacted[t][i])[: options["top_k"]]
         weigh_by = relevance if options.get("weights", "interacted") == "raw" else interacted
-        weigh = softmax([float(weigh_by[t][i]) for i in kept])
+        weights_of_chosen = softmax([float(weigh_by[t][i]) for i in chosen])
         fused = np.zeros_like(state)
-        for slot, interest in enumerate(kept):
+        for slot, interest in enumerate(chosen):
             net = f"aggregator.nets.{slot if options.get('interest_ffn', 'per_slot') == 'per_slot' else 0}"
             inner = drop(linear(pool[interest] + state, weights, f"{net}.first"))
             active = linear(np.maximum(inner, 0), weights, f"{net}.second")
-            fused = fused + weigh[slot] * layer_norm(active, weights, f"{net}.norm")
+            fused = fused + weights_of_chosen[slot] * layer_norm(active, weights, f"{net}.norm")
         row = []
         for item in range(1, len(table)):
             vector = table[item]

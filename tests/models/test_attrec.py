@@ -6,17 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_helpers import read_by_rows, regularisers
+from model_helpers import arrays, read_by_rows, regularisers
 from numpy.typing import NDArray
 from objective_helpers import next_item
 from reference import Vector, Weights, nothing, softmax
-from small_data import history
+from small_data import history, make_dataset, make_targets
 from torch import Tensor
 
 from sairlib.batch import PAD, History
-from sairlib.data.dataset import Dataset
 from sairlib.data.sequences import Rows, SequenceStore
-from sairlib.data.split import Split, Targets
+from sairlib.data.split import Split
 from sairlib.errors import UserError
 from sairlib.models.attrec import AttRec
 from sairlib.nn.layers import Dropout
@@ -89,7 +88,7 @@ def attrec(items: list[int], user: int, weights: Weights, options: dict[str, Any
     return scores
 
 
-def made(**options: Any) -> AttRec:
+def make_model(**options: Any) -> AttRec:
     """In eval mode and double precision, all weights but PAD's random and of some size."""
     torch.manual_seed(0)
     model = AttRec(M, USERS, **{**BASE, **options}).double().eval()
@@ -98,16 +97,12 @@ def made(**options: Any) -> AttRec:
             generator = torch.Generator().manual_seed(sum(map(ord, key)))
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
         model.item_embedding.weight[PAD] = model.long_embedding.weight[PAD] = 0
-    # The model's own is single precision, as all that is not learned.
+    # The model's own table is in single precision.
     size, width = model.time_LD.shape
     signal = torch.from_numpy(np.stack([time_signal(t, width) for t in range(size)]))
     torch.testing.assert_close(model.time_LD, signal, rtol=0, atol=1e-6)
     model.time_LD = signal
     return model
-
-
-def arrays(model: AttRec) -> Weights:
-    return {key: value.numpy() for key, value in model.state_dict().items()}
 
 
 def padded(histories: list[list[int]] = HISTORIES) -> Tensor:
@@ -128,24 +123,24 @@ def scores(model: AttRec) -> list[Tensor]:
 
 
 def check_equal(model: AttRec, options: dict[str, Any]) -> None:
-    for user, (row, found) in enumerate(zip(HISTORIES, scores(model), strict=True)):
-        np.testing.assert_allclose(found.numpy(), attrec(row, user, arrays(model), options), rtol=1e-9, atol=1e-9)
+    for user, (row, actual) in enumerate(zip(HISTORIES, scores(model), strict=True)):
+        np.testing.assert_allclose(actual.numpy(), attrec(row, user, arrays(model), options), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
-    check_equal(made(**options), {**BASE, **options})
+    check_equal(make_model(**options), {**BASE, **options})
 
 
 @pytest.mark.parametrize("options", [{}, {"shared_projection": True}], ids=str)
 def test_dropout_falls_on_the_projections_alone(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A cosine in the place of dropout, here and there: it commutes with nothing beside it."""
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
-    check_equal(made(**options), {**BASE, **options, "drop": np.cos})
+    check_equal(make_model(**options), {**BASE, **options, "drop": np.cos})
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    model, none = made(dropout=0.5), made(dropout=0.0)
+    model, none = make_model(dropout=0.5), make_model(dropout=0.0)
     assert all(torch.equal(a, b) for a, b in zip(scores(none), scores(model), strict=True))
     first, again = scores(model.train()), scores(model)
     assert not torch.equal(first[0], again[0]), "each pass draws its own"
@@ -154,13 +149,13 @@ def test_dropout_acts_in_training_alone() -> None:
 
 @pytest.mark.parametrize("name", FLIPS)
 def test_every_option_changes_the_scores(name: str) -> None:
-    before, after = scores(made()), scores(made(**{name: FLIPS[name]}))
+    before, after = scores(make_model()), scores(make_model(**{name: FLIPS[name]}))
     assert max((a - b).abs().max() for a, b in zip(before, after, strict=True)) > 1e-3
 
 
-def test_a_window_of_one_is_its_item_of_two_their_mean_of_none_the_origin() -> None:
+def test_an_empty_window_is_the_origin_one_item_itself_and_two_items_their_mean() -> None:
     """With the diagonal masked, each of two items can attend to the other alone, whatever the projections."""
-    model = made()
+    model = make_model()
     short_BND = model.encode(history(padded()))[..., D:]
     table = model.item_embedding.weight
     torch.testing.assert_close(short_BND[1, 0], table[9])
@@ -169,7 +164,7 @@ def test_a_window_of_one_is_its_item_of_two_their_mean_of_none_the_origin() -> N
 
 
 def test_a_state_is_of_the_last_items_and_the_user_alone() -> None:
-    model, items_BN = made(), padded()
+    model, items_BN = make_model(), padded()
     others_BN = items_BN.clone()
     others_BN[:, :3] = torch.where(items_BN[:, :3] == PAD, PAD, M + 1 - items_BN[:, :3])
     before, after = (model.encode(history(items)) for items in (items_BN, others_BN))
@@ -187,7 +182,7 @@ def test_a_state_is_of_the_last_items_and_the_user_alone() -> None:
 
 @pytest.mark.parametrize("mode", ["distance", "inner"])
 def test_full_ranking_is_the_pairwise_one(mode: str) -> None:
-    model = made(mode=mode).float()
+    model = make_model(mode=mode).float()
     states_BND = torch.randn(3, 4, 2 * D)
     items_C = torch.randperm(M)[:5] + 1
     every_M = torch.arange(M + 1)
@@ -201,7 +196,7 @@ def test_full_ranking_is_the_pairwise_one(mode: str) -> None:
 @torch.no_grad()
 def test_distances_do_not_change_when_everything_is_moved(mode: str) -> None:
     """X by one vector, U and V by another. Attention sees X from the origin, so its weights are held alike."""
-    model = made(mode=mode)
+    model = make_model(mode=mode)
     model.query.weight.zero_()
     before = scores(model)
     model.item_embedding.weight[1:] += torch.randn(D, dtype=torch.float64)
@@ -214,71 +209,68 @@ def test_distances_do_not_change_when_everything_is_moved(mode: str) -> None:
 
 
 def test_after_a_step_rows_longer_than_1_are_scaled_back_and_no_others() -> None:
-    model = made().float()
+    model = make_model().float()
     tables = (model.user_embedding, model.long_embedding, model.item_embedding)
     with torch.no_grad():
         for table in tables:
             table.weight[2] *= 0.9 / table.weight[2].norm()
     before = [table.weight.detach().clone() for table in tables]
     model.after_step()
-    for table, was in zip(tables, before, strict=True):
-        long = was.norm(dim=1) > 1
-        assert long.any() and torch.equal(table.weight[~long], was[~long])
-        torch.testing.assert_close(table.weight[long], was[long] / was[long].norm(dim=1, keepdim=True))
-    inner = made(mode="inner")
-    was = inner.item_embedding.weight.detach().clone()
+    for table, old in zip(tables, before, strict=True):
+        long = old.norm(dim=1) > 1
+        assert long.any() and torch.equal(table.weight[~long], old[~long])
+        torch.testing.assert_close(table.weight[long], old[long] / old[long].norm(dim=1, keepdim=True))
+    inner = make_model(mode="inner")
+    old = inner.item_embedding.weight.detach().clone()
     inner.after_step()
-    assert torch.equal(inner.item_embedding.weight, was) and was.norm(dim=1).max() > 1
+    assert torch.equal(inner.item_embedding.weight, old) and old.norm(dim=1).max() > 1
 
 
 def test_l2_is_on_the_projections() -> None:
-    model = made(l2=0.5)
-    found = regularisers(model)["l2"]
-    torch.testing.assert_close(found, 0.5 * (model.query.weight.square().sum() + model.key.weight.square().sum()))
-    found.backward()
+    model = make_model(l2=0.5)
+    penalty = regularisers(model)["l2"]
+    torch.testing.assert_close(penalty, 0.5 * (model.query.weight.square().sum() + model.key.weight.square().sum()))
+    penalty.backward()
     torch.testing.assert_close(model.query.weight.grad, model.query.weight.detach())
     assert model.item_embedding.weight.grad is None
-    shared = made(l2=0.5, shared_projection=True)
+    shared = make_model(l2=0.5, shared_projection=True)
     torch.testing.assert_close(regularisers(shared)["l2"], 0.5 * shared.query.weight.square().sum())
-    assert regularisers(made(l2=0.0)) == {}
+    assert regularisers(make_model(l2=0.0)) == {}
 
 
 @pytest.mark.parametrize("options", [{}, {"mode": "inner"}, {"shared_projection": True}], ids=str)
 def test_every_parameter_learns_without_the_regulariser(options: dict[str, Any]) -> None:
-    model = made(**options).train()
+    model = make_model(**options).train()
     states_BND = model.encode(history(padded()))
     model.head.score(states_BND, torch.randint(1, M + 1, (USERS, MAX_LEN, 3))).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any() and parameter.grad.isfinite().all(), key
 
 
-def all_of(items_BN: Tensor, n_items: int) -> SequenceStore:
-    """All of these sequences trains, and nothing is held out."""
+def store_of(items_BN: Tensor, n_items: int) -> SequenceStore:
+    """A store that trains on whole sequences and holds nothing out."""
     n_users, width = items_BN.shape
-    offsets, nothing = np.arange(n_users + 1) * width, np.zeros(0, np.int64)
-    users, items = np.arange(n_users), np.arange(1, n_items + 1)
-    table = np.full((n_items + 1, 0), PAD, np.int64)
-    data = Dataset(items_BN.flatten().numpy(), offsets, users, items, table, ())
-    split = Split(data, np.full(n_users, width), Targets(nothing, nothing), Targets(nothing, nothing))
+    dataset = make_dataset(items_BN.tolist(), n_items)
+    split = Split(dataset, np.full(n_users, width), make_targets(), make_targets())
     return SequenceStore(split, width, torch.device("cpu"))
 
 
-def test_training_brings_targets_closer_than_what_was_not_had() -> None:
-    """Hinge on distances has a sign to get wrong: seen from a state, its target's distance falls, others' do not."""
+def test_training_brings_targets_closer_than_unseen_items() -> None:
+    """Guards the sign of the hinge loss on distances: a state's target comes closer, other items do not."""
     torch.manual_seed(0)
     n_items, items_BN = 24, torch.stack([torch.randperm(24)[:8] + 1 for _ in range(8)])
     model = AttRec(n_items, 8, d=50)
     with torch.no_grad():  # rows of length 1, about sqrt(2) apart: there is room to fall
         for table in (model.user_embedding, model.long_embedding, model.item_embedding):
             table.weight.copy_(torch.nn.functional.normalize(table.weight, eps=1e-9))
-    objective = next_item(all_of(items_BN, n_items), loss=Hinge())
+    objective = next_item(store_of(items_BN, n_items), loss=Hinge())
     objective.check(model)
     optimizer = torch.optim.Adagrad(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(0)
 
     @torch.no_grad()
     def distances() -> tuple[float, float]:
-        """To the targets, and to the nearest item that the user has not had; not by the model's own scores."""
+        """Mean distances to the targets, and to the nearest unseen item; computed without the model's scores."""
         long, short = model.eval().encode(History(torch.arange(8), items_BN[:, :-1]))[:, :, None].chunk(2, -1)
         long_BNM = (long - model.long_embedding.weight).square().sum(-1)
         all_BNM = model.w * long_BNM + (1 - model.w) * (short - model.item_embedding.weight).square().sum(-1)
@@ -302,8 +294,8 @@ def test_training_brings_targets_closer_than_what_was_not_had() -> None:
 
 
 @pytest.mark.parametrize("mode", ["distance", "inner"])
-def test_learns_by_heart_what_is_next_among_what_was_not_had(mode: str) -> None:
-    """Among all items it cannot: m is a mean of the last ones, and nothing can be far nearer to it than they are."""
+def test_learns_by_heart_the_next_item_among_unseen_ones(mode: str) -> None:
+    """Not among all items: m is a mean of the last ones, and no item can be much nearer to it than they are."""
     torch.manual_seed(0)
     items_BN = torch.stack([torch.randperm(24)[:8] + 1 for _ in range(8)])
     model = AttRec(24, 8, w=0.5, mode=mode).eval()
@@ -324,16 +316,16 @@ def test_learns_by_heart_what_is_next_among_what_was_not_had(mode: str) -> None:
     assert torch.equal(ranked.argmax(1), items_BN[:, 1:].flatten())
 
 
-def test_what_its_scores_may_be_read_as() -> None:
-    assert made(mode="inner").head.log_odds and not made().head.log_odds
-    assert len(read_by_rows(made(mode="inner"))) == 3
-    assert not read_by_rows(made()), "rows left behind would escape the limit on their length"
-    assert (made().head.score(torch.randn(5, 2 * D).double(), torch.ones(5, 3, dtype=torch.long)) <= 0).all()
+def test_its_scores_are_log_odds_and_its_tables_read_by_rows_with_inner_products_alone() -> None:
+    assert make_model(mode="inner").head.log_odds and not make_model().head.log_odds
+    assert len(read_by_rows(make_model(mode="inner"))) == 3
+    assert not read_by_rows(make_model()), "rows left behind would escape the limit on their length"
+    assert (make_model().head.score(torch.randn(5, 2 * D).double(), torch.ones(5, 3, dtype=torch.long)) <= 0).all()
 
 
 def test_unknown_users_are_refused() -> None:
     with pytest.raises(UserError, match=f"user number {USERS} is unknown"):
-        made().newest(History(torch.tensor([0, USERS]), padded()[:2]))
+        make_model().newest(History(torch.tensor([0, USERS]), padded()[:2]))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sairlib.models.bpr_mf import BPRMF
 either = pytest.mark.parametrize("item_bias", [False, True])
 
 
-def made(item_bias: bool = False) -> BPRMF:
+def make_model(item_bias: bool = False) -> BPRMF:
     model = BPRMF(M, USERS, d=D, item_bias=item_bias)
     randomised(model)
     return model
@@ -21,33 +21,33 @@ def made(item_bias: bool = False) -> BPRMF:
 
 @either
 def test_equals_the_plain_equation_whatever_the_history(item_bias: bool) -> None:
-    model = made(item_bias)
+    model = make_model(item_bias)
     weights, users_B = arrays(model), torch.arange(USERS)
     with torch.no_grad():
         states_BND = model.encode(History(users_B, padded()))
         newest_BD = model.newest(History(users_B, padded()))
-        found_BNM = model.head.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
+        scores_BNM = model.head.score(states_BND, torch.arange(M + 1).expand(USERS, MAX_LEN, -1))
         all_BM = model.head.score_all(newest_BD)
     for user in range(USERS):
         for item in range(1, M + 1):
             vector = weights["item_factors.weight"][item]
-            wanted = sum(weights["user_factors.weight"][user][k] * vector[k] for k in range(D))
-            wanted += vector[D] if item_bias else 0.0
-            np.testing.assert_allclose(all_BM[user, item], wanted, rtol=1e-12, atol=1e-12)
+            expected = sum(weights["user_factors.weight"][user][k] * vector[k] for k in range(D))
+            expected += vector[D] if item_bias else 0.0
+            np.testing.assert_allclose(all_BM[user, item], expected, rtol=1e-12, atol=1e-12)
             for step in range(len(HISTORIES[user])):
-                np.testing.assert_allclose(found_BNM[user, step, item], wanted, rtol=1e-12, atol=1e-12)
+                np.testing.assert_allclose(scores_BNM[user, step, item], expected, rtol=1e-12, atol=1e-12)
 
 
 @either
 def test_the_history_is_not_looked_at(item_bias: bool) -> None:
-    model, users_B = made(item_bias), torch.arange(USERS)
+    model, users_B = make_model(item_bias), torch.arange(USERS)
     others_BN = padded().flip(0)
     assert torch.equal(model.encode(History(users_B, padded())), model.encode(History(users_B, others_BN)))
     assert torch.equal(model.newest(History(users_B, padded())), model.newest(History(users_B, others_BN[:, :1])))
 
 
 def test_steps_share_memory() -> None:
-    assert made().encode(history(padded())).stride(1) == 0
+    assert make_model().encode(history(padded())).stride(1) == 0
 
 
 def test_the_bias_starts_at_0_and_learns() -> None:
@@ -61,7 +61,7 @@ def test_the_bias_starts_at_0_and_learns() -> None:
 
 
 def test_unknown_users_are_refused() -> None:
-    for encode in (made().encode, made().newest):
+    for encode in (make_model().encode, make_model().newest):
         with pytest.raises(UserError, match=r"user number .* is unknown"):
             encode(History(torch.tensor([USERS]), padded()[:1]))
 
@@ -73,5 +73,5 @@ def test_the_width_must_be_positive(item_bias: bool) -> None:
 
 
 def test_all_its_tables_are_read_by_rows() -> None:
-    model = made(item_bias=True)
+    model = make_model(item_bias=True)
     assert {id(table.weight) for table in read_by_rows(model)} == {id(weight) for weight in model.parameters()}

@@ -6,7 +6,7 @@ import model_helpers
 import numpy as np
 import pytest
 import torch
-from model_helpers import arrays, assert_scores_agree, knows_users, randomised, read_by_rows
+from model_helpers import arrays, assert_scores_agree, has_user_table, randomised, read_by_rows
 from numpy.typing import NDArray
 from small_data import history
 from torch import Tensor
@@ -35,7 +35,7 @@ VARIANTS: list[dict[str, Any]] = [
 Array = NDArray[np.float64]
 
 
-def made(**options: Any) -> Caser:
+def make_model(**options: Any) -> Caser:
     model = Caser(M, USERS, MAX_LEN, **{**BASE, **options})
     randomised(model)
     return model
@@ -56,10 +56,10 @@ def plain(items: list[int], user: int, weights: dict[str, Array], options: dict[
             at = t - (length - 1) + row
             if at >= 0:
                 image[row] = weights["item_embedding.weight"][items[at]]
-        found: list[float] = []
+        features: list[float] = []
         for k in range(n_v):
             for column in range(d):
-                found.append(sum(weights["vertical"][k, row] * image[row, column] for row in range(length)))
+                features.append(sum(weights["vertical"][k, row] * image[row, column] for row in range(length)))
         for height in range(1, length + 1):
             for k in range(n_h):
                 filter_, bias = (weights[f"horizontal.{height - 1}.{part}"][k] for part in ("weight", "bias"))
@@ -69,8 +69,8 @@ def plain(items: list[int], user: int, weights: dict[str, Array], options: dict[
                         filter_[column, row] * image[i + row, column] for row in range(height) for column in range(d)
                     )
                     values.append(max(product + bias, 0.0))
-                found.append(max(values))
-        linear = weights["fully_connected.weight"] @ drop(np.array(found)) + weights["fully_connected.bias"]
+                features.append(max(values))
+        linear = weights["fully_connected.weight"] @ drop(np.array(features)) + weights["fully_connected.bias"]
         state = np.maximum(linear, 0)
         if options.get("user_embedding", True):
             state = np.concatenate([state, weights["user_embedding.weight"][user]])
@@ -82,45 +82,47 @@ def plain(items: list[int], user: int, weights: dict[str, Array], options: dict[
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_equals_the_formula_of_each_window(options: dict[str, Any]) -> None:
     """Histories of every length: windows that end at, and reach before, the first item."""
-    model = made(**options)
+    model = make_model(**options)
     with torch.no_grad():
         states_BND = model.encode(history(padded()))
     for user, row in enumerate(HISTORIES):
-        wanted = plain(row, user, arrays(model), {**BASE, **options})
-        found = model.head.score_all(states_BND[user, : len(row)])[:, 1:].detach().numpy()
-        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+        expected = plain(row, user, arrays(model), {**BASE, **options})
+        actual = model.head.score_all(states_BND[user, : len(row)])[:, 1:].detach().numpy()
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @pytest.mark.parametrize("width", [MAX_LEN, MAX_LEN + 5])
 def test_the_newest_state_is_the_last_window(options: dict[str, Any], width: int) -> None:
-    model = made(**options)
+    model = make_model(**options)
     with torch.no_grad():
-        found = model.head.score_all(model.newest(history(padded(width))))[:, 1:].numpy()
+        actual = model.head.score_all(model.newest(history(padded(width))))[:, 1:].numpy()
     for user, row in enumerate(HISTORIES):
-        np.testing.assert_allclose(found[user], plain(row, user, arrays(model), {**BASE, **options})[-1], rtol=1e-9)
+        np.testing.assert_allclose(actual[user], plain(row, user, arrays(model), {**BASE, **options})[-1], rtol=1e-9)
 
 
 def test_dropout_falls_on_what_the_filters_give(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cosine in the place of dropout, here and there: it commutes with nothing beside it."""
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
-    model = made()
+    model = make_model()
     with torch.no_grad():
-        found = model.head.score_all(model.newest(history(padded())))[:, 1:].numpy()
+        actual = model.head.score_all(model.newest(history(padded())))[:, 1:].numpy()
     for user, row in enumerate(HISTORIES):
-        wanted = plain(row, user, arrays(model), {**BASE, "drop": np.cos})[-1]
-        np.testing.assert_allclose(found[user], wanted, rtol=1e-9)
+        expected = plain(row, user, arrays(model), {**BASE, "drop": np.cos})[-1]
+        np.testing.assert_allclose(actual[user], expected, rtol=1e-9)
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    model, items_BN, users_B = made(), padded(), torch.arange(USERS)
-    assert torch.equal(model.encode(History(users_B, items_BN)), made(dropout=0.0).encode(History(users_B, items_BN)))
+    model, items_BN, users_B = make_model(), padded(), torch.arange(USERS)
+    assert torch.equal(
+        model.encode(History(users_B, items_BN)), make_model(dropout=0.0).encode(History(users_B, items_BN))
+    )
     model.train()
     assert not torch.equal(model.encode(History(users_B, items_BN)), model.encode(History(users_B, items_BN)))
 
 
 def test_a_state_remembers_l_items_and_the_user_alone() -> None:
-    model = made(L=3)
+    model = make_model(L=3)
     items_BN = torch.tensor([[1, 2, 3, 4, 5, 6], [9, 8, 3, 4, 5, 6], [9, 8, 7, 4, 5, 6], [1, 2, 3, 5, 4, 6]])
     states_BND = model.encode(History(torch.zeros(4, dtype=torch.long), items_BN))
     torch.testing.assert_close(states_BND[0, 4:], states_BND[1, 4:], rtol=0, atol=1e-12)
@@ -131,22 +133,22 @@ def test_a_state_remembers_l_items_and_the_user_alone() -> None:
 
 
 def test_an_empty_history_is_an_image_of_zeros() -> None:
-    model = made(user_embedding=False)
+    model = make_model(user_embedding=False)
     state_D = model.newest(History(torch.zeros(1, dtype=torch.long), torch.zeros(1, MAX_LEN, dtype=torch.long)))[0]
     biases = [model.horizontal[h].bias for h in range(4)]
-    found = torch.cat([torch.zeros(3 * 3), *biases]).double().relu()
-    torch.testing.assert_close(state_D, model.fully_connected(found).relu())
+    features = torch.cat([torch.zeros(3 * 3), *biases]).double().relu()
+    torch.testing.assert_close(state_D, model.fully_connected(features).relu())
 
 
 @pytest.mark.parametrize("options", [{}, {"user_embedding": False}], ids=str)
 def test_scores_agree(options: dict[str, Any]) -> None:
-    assert_scores_agree(made(**options), padded())
+    assert_scores_agree(make_model(**options), padded())
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = made(**options).train()
+    model = make_model(**options).train()
     model.head.score_all(model.encode(history(padded())).flatten(0, 1)).square().sum().backward()
     assert not [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
 
@@ -163,20 +165,20 @@ def test_initial_values_are_those_of_the_authors() -> None:
 
 
 def test_all_its_tables_are_read_by_rows() -> None:
-    model = made()
+    model = make_model()
     assert {id(table) for table in read_by_rows(model)} == {
         id(module) for module in model.modules() if isinstance(module, torch.nn.Embedding)
     }
-    assert len(read_by_rows(made(user_embedding=False))) == 3
+    assert len(read_by_rows(make_model(user_embedding=False))) == 3
 
 
-def test_unknown_users_are_refused_unless_no_user_is_known() -> None:
+def test_unknown_users_are_refused_by_a_model_with_a_user_table() -> None:
     items_BN, users_B = torch.ones(2, 3, dtype=torch.long), torch.tensor([0, USERS])
-    for find in (made().encode, made().newest):
+    for find in (make_model().encode, make_model().newest):
         with pytest.raises(UserError, match=r"user number .* is unknown"):
             find(History(users_B, items_BN))
-    assert knows_users(made()) and not knows_users(made(user_embedding=False))
-    assert made(user_embedding=False).encode(History(users_B, items_BN)).isfinite().all()
+    assert has_user_table(make_model()) and not has_user_table(make_model(user_embedding=False))
+    assert make_model(user_embedding=False).encode(History(users_B, items_BN)).isfinite().all()
 
 
 @pytest.mark.parametrize(

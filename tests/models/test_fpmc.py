@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from model_helpers import USERS, D, M, arrays, assert_scores_are, knows_users, padded, randomised, read_by_rows
+from model_helpers import USERS, D, M, arrays, assert_scores_are, has_user_table, padded, randomised, read_by_rows
 
 from sairlib.batch import History
 from sairlib.errors import UserError
@@ -14,7 +14,7 @@ from sairlib.models.fpmc import FPMC
 either = pytest.mark.parametrize("user_factors", [True, False], ids=["fpmc", "fmc"])
 
 
-def made(user_factors: bool = True) -> FPMC:
+def make_model(user_factors: bool = True) -> FPMC:
     model = FPMC(M, USERS, d=D, user_factors=user_factors)
     randomised(model)
     return model
@@ -34,13 +34,13 @@ def plain(weights: dict[str, np.ndarray], user: int, last: int, item: int) -> fl
 
 @either
 def test_equals_the_plain_equation(user_factors: bool) -> None:
-    model = made(user_factors)
+    model = make_model(user_factors)
     assert_scores_are(model, partial(plain, arrays(model)))
 
 
 @either
 def test_the_newest_item_alone_counts(user_factors: bool) -> None:
-    model = made(user_factors)
+    model = make_model(user_factors)
     items_BN = torch.tensor([[1, 2, 3], [7, 3, 0], [3, 0, 0], [3, 5, 0]])
     states_BD = model.newest(History(torch.zeros(4, dtype=torch.long), items_BN))
     assert torch.equal(states_BD[0], states_BD[1]) and torch.equal(states_BD[0], states_BD[2])
@@ -48,17 +48,17 @@ def test_the_newest_item_alone_counts(user_factors: bool) -> None:
 
 
 def test_after_an_empty_history_fpmc_has_the_user_and_fmc_nothing() -> None:
-    nothing_BN, users_B = torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 1])
-    model = made()
-    scores_BM = model.head.score_all(model.newest(History(users_B, nothing_BN)))
-    wanted_BM = model.user_factors(users_B) @ model.item_factors.weight[:, :D].T
-    torch.testing.assert_close(scores_BM, wanted_BM)
-    assert not made(False).newest(History(users_B, nothing_BN)).any()
+    empty_BN, users_B = torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 1])
+    model = make_model()
+    scores_BM = model.head.score_all(model.newest(History(users_B, empty_BN)))
+    expected_BM = model.user_factors(users_B) @ model.item_factors.weight[:, :D].T
+    torch.testing.assert_close(scores_BM, expected_BM)
+    assert not make_model(False).newest(History(users_B, empty_BN)).any()
 
 
-def test_fmc_knows_no_users() -> None:
-    fmc, fpmc, items_BN = made(False), made(), padded()[:1]
-    assert not knows_users(fmc) and knows_users(fpmc)
+def test_fmc_has_no_user_table() -> None:
+    fmc, fpmc, items_BN = make_model(False), make_model(), padded()[:1]
+    assert not has_user_table(fmc) and has_user_table(fpmc)
     assert not any("user" in key for key in fmc.state_dict())
     assert fmc.n_parameters() == 2 * (M + 1) * D and fpmc.n_parameters() == (3 * (M + 1) + USERS) * D
     states = [fmc.newest(History(torch.tensor([user]), items_BN)) for user in (0, 10**6)]
@@ -76,5 +76,5 @@ def test_the_width_must_be_positive(user_factors: bool) -> None:
 
 @either
 def test_all_its_tables_are_read_by_rows(user_factors: bool) -> None:
-    model = made(user_factors)
+    model = make_model(user_factors)
     assert {id(table.weight) for table in read_by_rows(model)} == {id(weight) for weight in model.parameters()}

@@ -31,7 +31,7 @@ VARIANTS: list[dict[str, Any]] = [
 Array = NDArray[np.float64]
 
 
-def made(**options: Any) -> GRU4Rec:
+def make_model(**options: Any) -> GRU4Rec:
     model = GRU4Rec(M, **{**BASE, **options})
     randomised(model)
     return model
@@ -73,15 +73,15 @@ def check(model: GRU4Rec, options: dict[str, Any]) -> None:
         states_BND = model.encode(history(padded()))
         newest_BM = model.head.score_all(model.newest(history(padded())))[:, 1:].numpy()
     for user, row in enumerate(HISTORIES):
-        wanted = plain(row, arrays(model), {**BASE, **options})
-        found = model.head.score_all(states_BND[user, : len(row)])[:, 1:].detach().numpy()
-        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(newest_BM[user], wanted[-1], rtol=1e-9, atol=1e-9)
+        expected = plain(row, arrays(model), {**BASE, **options})
+        actual = model.head.score_all(states_BND[user, : len(row)])[:, 1:].detach().numpy()
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(newest_BM[user], expected[-1], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_equals_the_gates_equations(options: dict[str, Any]) -> None:
-    check(made(**options), options)
+    check(make_model(**options), options)
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
@@ -90,12 +90,12 @@ def test_dropout_falls_on_vectors_and_after_each_layer(
 ) -> None:
     """A cosine in the place of dropout, here and there; the state that goes on to the next step is spared."""
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
-    check(made(**options), {**options, "drop": np.cos})
+    check(make_model(**options), {**options, "drop": np.cos})
 
 
 @pytest.mark.parametrize("name", ["embedding_dropout", "hidden_dropout"])
 def test_dropouts_act_in_training_alone(name: str) -> None:
-    none, model = (made(**{"embedding_dropout": 0.0, "hidden_dropout": 0.0, name: p}) for p in (0.0, 0.5))
+    none, model = (make_model(**{"embedding_dropout": 0.0, "hidden_dropout": 0.0, name: p}) for p in (0.0, 0.5))
     items_BN, users_B = padded(), torch.arange(USERS)
     assert torch.equal(none.encode(History(users_B, items_BN)), model.encode(History(users_B, items_BN)))
     assert torch.equal(none.train().encode(History(users_B, items_BN)), none.encode(History(users_B, items_BN)))
@@ -103,14 +103,16 @@ def test_dropouts_act_in_training_alone(name: str) -> None:
 
 
 def test_tied_is_one_table_and_a_dense_layer_where_the_widths_differ() -> None:
-    names = {key.split(".")[0] for key in made().state_dict()}
+    names = {key.split(".")[0] for key in make_model().state_dict()}
     assert names == {"item_embedding", "layers", "output_bias"}
-    assert {key.split(".")[0] for key in made(d_hidden=3).state_dict()} == names | {"dense"}
-    assert {key.split(".")[0] for key in made(d_hidden=3, tied=False).state_dict()} == names | {"output_embedding"}
-    model = made(d_hidden=3, tied=False)
+    assert {key.split(".")[0] for key in make_model(d_hidden=3).state_dict()} == names | {"dense"}
+    assert {key.split(".")[0] for key in make_model(d_hidden=3, tied=False).state_dict()} == names | {
+        "output_embedding"
+    }
+    model = make_model(d_hidden=3, tied=False)
     assert model.output_embedding is not None and model.output_embedding.weight.shape == (M + 1, 3)
     for options in ({}, {"tied": False}):
-        model = made(**options)
+        model = make_model(**options)
         assert {id(table) for table in read_by_rows(model)} == {
             id(module) for module in model.modules() if isinstance(module, torch.nn.Embedding)
         }
@@ -118,12 +120,12 @@ def test_tied_is_one_table_and_a_dense_layer_where_the_widths_differ() -> None:
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_scores_agree(options: dict[str, Any]) -> None:
-    assert_scores_agree(made(**options), padded())
+    assert_scores_agree(make_model(**options), padded())
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
-    model = made(**options).train()
+    model = make_model(**options).train()
     model.head.score_all(model.encode(history(padded())).flatten(0, 1)).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key

@@ -9,12 +9,10 @@ import torch
 from model_helpers import padded
 from objective_helpers import next_item
 from reference import Vector, Weights, gelu, layer_norm, linear, nothing, softmax
-from small_data import history
+from small_data import history, make_split
 from torch import Tensor
 
-from sairlib.data.dataset import Dataset
 from sairlib.data.sequences import SequenceStore
-from sairlib.data.split import leave_one_out
 from sairlib.errors import UserError
 from sairlib.models.lightsans import LightSANs, LowRankAttention
 from sairlib.nn.layers import Dropout
@@ -28,7 +26,7 @@ HISTORIES = [[3, 1, 4, 1, 5, 9], [9], [2, 6, 5, 3, 7], [10, 11], [8, 8, 4], [1, 
 both_axes = pytest.mark.parametrize("softmax_dim", ["keys", "queries"])
 
 
-def made(**options: Any) -> LightSANs:
+def make_model(**options: Any) -> LightSANs:
     model = LightSANs(M, MAX_LEN, **{**BASE, **options})
     model_helpers.randomised(model, scale=0.5)
     return model
@@ -97,38 +95,38 @@ def encode(items: list[int], weights: Weights, options: dict[str, Any]) -> Vecto
 
 @torch.no_grad()
 def check_against_plain(model: LightSANs, options: dict[str, Any]) -> None:
-    weights = {key: value.numpy() for key, value in model.state_dict().items()}
+    weights = model_helpers.arrays(model)
     states_BD = newest(model, HISTORIES)
     scores_BM = model.head.score_all(states_BD)
     for row, items in enumerate(HISTORIES):
         state = encode(items, weights, options)
         np.testing.assert_allclose(states_BD[row].numpy(), state, rtol=1e-9, atol=1e-9)
-        wanted = [float(state @ weights["item_embedding.weight"][item]) for item in range(1, M + 1)]
-        np.testing.assert_allclose(scores_BM[row, 1:].numpy(), wanted, rtol=1e-9, atol=1e-9)
+        expected = [float(state @ weights["item_embedding.weight"][item]) for item in range(1, M + 1)]
+        np.testing.assert_allclose(scores_BM[row, 1:].numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
-    check_against_plain(made(**options), {**BASE, **options})
+    check_against_plain(make_model(**options), {**BASE, **options})
 
 
 @both_axes
 def test_dropout_falls_where_the_equations_have_it(softmax_dim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cosine in the place of dropout, here and there: it commutes with nothing beside it."""
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
-    check_against_plain(made(softmax_dim=softmax_dim), {**BASE, "softmax_dim": softmax_dim, "drop": np.cos})
+    check_against_plain(make_model(softmax_dim=softmax_dim), {**BASE, "softmax_dim": softmax_dim, "drop": np.cos})
 
 
 @pytest.mark.parametrize("name", FLIPS)
 def test_every_option_changes_the_states(name: str) -> None:
-    assert (newest(made(), HISTORIES) - newest(made(**{name: FLIPS[name]}), HISTORIES)).abs().max() > 1e-3
+    assert (newest(make_model(), HISTORIES) - newest(make_model(**{name: FLIPS[name]}), HISTORIES)).abs().max() > 1e-3
 
 
 @both_axes
 @pytest.mark.parametrize("options", [{"dropout": 0.5}, {"attention_dropout": 0.5}], ids=str)
 def test_dropouts_act_in_training_alone(softmax_dim: str, options: dict[str, float]) -> None:
-    none = made(softmax_dim=softmax_dim, dropout=0.0)
-    model = made(**{"softmax_dim": softmax_dim, "dropout": 0.0, **options})
+    none = make_model(softmax_dim=softmax_dim, dropout=0.0)
+    model = make_model(**{"softmax_dim": softmax_dim, "dropout": 0.0, **options})
     assert torch.equal(newest(none, HISTORIES), newest(model, HISTORIES))
     trained = newest(model.train(), HISTORIES)
     assert not torch.allclose(newest(none.train(), HISTORIES), trained)
@@ -178,7 +176,7 @@ def test_a_single_step_equals_that_step_of_all(softmax_dim: str) -> None:
 @both_axes
 @pytest.mark.parametrize("width", [4, 5, 9])
 def test_neither_padding_nor_company_changes_a_state(softmax_dim: str, width: int) -> None:
-    model = made(softmax_dim=softmax_dim)
+    model = make_model(softmax_dim=softmax_dim)
     alone_D, among_D = newest(model, [[1, 2, 3, 4]], width)[0], newest(model, [[1, 2, 3, 4], *HISTORIES])[0]
     torch.testing.assert_close(alone_D, among_D)
     before_BD = newest(model, HISTORIES)
@@ -189,7 +187,7 @@ def test_neither_padding_nor_company_changes_a_state(softmax_dim: str, width: in
 
 @both_axes
 def test_an_empty_history_is_finite_and_so_are_its_gradients(softmax_dim: str) -> None:
-    model = made(softmax_dim=softmax_dim)
+    model = make_model(softmax_dim=softmax_dim)
     states_BD = newest(model, [[], [3, 1]])
     states_BD.square().sum().backward()
     assert states_BD.isfinite().all()
@@ -199,7 +197,7 @@ def test_an_empty_history_is_finite_and_so_are_its_gradients(softmax_dim: str) -
 @both_axes
 def test_order_is_known_by_the_positions_alone(softmax_dim: str) -> None:
     """Without them what came before the newest item is a set."""
-    model, rows = made(softmax_dim=softmax_dim), [[1, 2, 3, 4], [3, 1, 2, 4]]
+    model, rows = make_model(softmax_dim=softmax_dim), [[1, 2, 3, 4], [3, 1, 2, 4]]
     assert (newest(model, rows)[0] - newest(model, rows)[1]).abs().max() > 1e-3
     with torch.no_grad():
         model.position_embedding.weight.zero_()
@@ -208,23 +206,21 @@ def test_order_is_known_by_the_positions_alone(softmax_dim: str) -> None:
 
 def test_over_keys_a_repeated_item_is_one_item() -> None:
     """All averages are then of one vector, whatever their weights: the model cannot count."""
-    torch.testing.assert_close(*newest(made(), [[7], [7, 7, 7]]))
-    once_D, thrice_D = newest(made(softmax_dim="queries"), [[7], [7, 7, 7]])
+    torch.testing.assert_close(*newest(make_model(), [[7], [7, 7, 7]]))
+    once_D, thrice_D = newest(make_model(softmax_dim="queries"), [[7], [7, 7, 7]])
     assert (once_D - thrice_D).abs().max() > 1e-3
 
 
 def test_is_not_trained_at_every_step() -> None:
-    sequences = [[1, 2, 3, 4, 5], [6, 7, 8, 9]]
-    offsets, table = np.cumsum([0, *map(len, sequences)]), np.zeros((M + 1, 0), np.int64)
-    data = Dataset(np.concatenate(sequences), offsets, np.arange(2), np.arange(M), table, ())
-    objective = next_item(SequenceStore(leave_one_out(data), MAX_LEN, torch.device("cpu")))
+    split = make_split([[1, 2, 3, 4, 5], [6, 7, 8, 9]], M)
+    objective = next_item(SequenceStore(split, MAX_LEN, torch.device("cpu")))
     with pytest.raises(UserError, match="LightSANs sees the whole sequence"):
-        objective.check(made())
+        objective.check(make_model())
 
 
 @both_axes
 def test_every_parameter_learns(softmax_dim: str) -> None:
-    model = made(softmax_dim=softmax_dim, attention_dropout=0.1).train()
+    model = make_model(softmax_dim=softmax_dim, attention_dropout=0.1).train()
     states_BD = newest(model, HISTORIES)
     model.head.score(states_BD, torch.randint(1, M + 1, (len(HISTORIES), 3))).square().sum().backward()
     for key, parameter in model.named_parameters():

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_helpers import regularisers
-from reference import Weights, decorrelation, sair
+from model_helpers import arrays, padded, regularisers
+from reference import decorrelation, sair
 from small_data import history
 from torch import Tensor
 
@@ -62,7 +62,7 @@ def sair_of(categories: Tensor, n_categories: int, **options: Any) -> SAIR:
     return SAIR(M, MAX_LEN, categories, n_categories, encoder=encoder, **chosen)
 
 
-def made(**options: Any) -> SAIR:
+def make_model(**options: Any) -> SAIR:
     """In eval mode and double precision, all weights but PAD's random: initial biases are 0 and gains 1."""
     torch.manual_seed(0)
     model = sair_of(table(), 6, **options).double().eval()
@@ -77,47 +77,39 @@ def made(**options: Any) -> SAIR:
     return model
 
 
-def arrays(model: torch.nn.Module) -> Weights:
-    return {key: value.numpy() for key, value in model.state_dict().items()}
-
-
-def padded() -> Tensor:
-    return torch.tensor([row + [PAD] * (MAX_LEN - len(row)) for row in HISTORIES])
-
-
 @torch.no_grad()
 def scores(model: SAIR) -> list[Tensor]:
     """Of items 1..M at every real step, one tensor (n, M) for each user."""
-    states_BND = model.encode(history(padded()))
+    states_BND = model.encode(history(padded(HISTORIES)))
     return [model.head.score_all(states_BND[user, : len(row)])[:, 1:] for user, row in enumerate(HISTORIES)]
 
 
 @pytest.mark.parametrize("options", [{}, *({name: value} for name, value in FLIPS.items()), *PAIRS], ids=str)
 def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
-    model = made(**options)
-    for row, found in zip(HISTORIES, scores(model), strict=True):
-        wanted = sair(row, arrays(model), {**BASE, **options}, CATEGORIES)
-        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-9)
+    model = make_model(**options)
+    for row, actual in zip(HISTORIES, scores(model), strict=True):
+        expected = sair(row, arrays(model), {**BASE, **options}, CATEGORIES)
+        np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", [{}, {"variant": "full"}], ids=str)
 def test_dropout_falls_where_the_equations_have_it(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A cosine in the place of dropout, here and there: it commutes with nothing beside it."""
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
-    model = made(**options)
-    for row, found in zip(HISTORIES, scores(model), strict=True):
-        wanted = sair(row, arrays(model), {**BASE, **options, "drop": np.cos}, CATEGORIES)
-        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-9)
+    model = make_model(**options)
+    for row, actual in zip(HISTORIES, scores(model), strict=True):
+        expected = sair(row, arrays(model), {**BASE, **options, "drop": np.cos}, CATEGORIES)
+        np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", [*({name: value} for name, value in FLIPS.items()), *PAIRS], ids=str)
 def test_every_option_changes_the_scores(options: dict[str, Any]) -> None:
-    before, after = scores(made()), scores(made(**options))
+    before, after = scores(make_model()), scores(make_model(**options))
     assert max((a - b).abs().max() for a, b in zip(before, after, strict=True)) > 1e-3
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    none, model = made(dropout=0.0), made(dropout=0.5)
+    none, model = make_model(dropout=0.0), make_model(dropout=0.5)
     assert all(torch.equal(a, b) for a, b in zip(scores(none), scores(model), strict=True))
     assert not torch.allclose(scores(none.train())[0], scores(model.train())[0])
 
@@ -126,7 +118,7 @@ def test_dropout_acts_in_training_alone() -> None:
     "options", [{"score_with_category": True}, {"score_with_category": True, "category_pooling": "first"}], ids=str
 )
 def test_score_is_score_all_gathered(options: dict[str, Any]) -> None:
-    model = made(**options)
+    model = make_model(**options)
     states_BD = torch.randn(2, D, dtype=torch.float64)
     items_BC = torch.randint(1, M + 1, (2, 20))
     torch.testing.assert_close(
@@ -136,26 +128,26 @@ def test_score_is_score_all_gathered(options: dict[str, Any]) -> None:
 
 def test_without_categories_it_is_use_category_false() -> None:
     bare = sair_of(torch.full((M + 1, 0), PAD), 0).double().eval()
-    model = made(use_category=False)
+    model = make_model(use_category=False)
     bare.load_state_dict(model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(scores(bare), scores(model), strict=True))
 
 
 @pytest.mark.parametrize("variant", ["sair", "full", "label"])
 def test_decorrelation_is_the_formula_and_falls_on_the_pool(variant: str) -> None:
-    model = made(variant=variant, decov_weight=0.7)
+    model = make_model(variant=variant, decov_weight=0.7)
     pool = model.learned_pool_LD if variant != "label" else model.categories.table.weight[1:]  # type: ignore[union-attr]
-    found = regularisers(model)["decov"]
-    assert found.item() == pytest.approx(0.7 * decorrelation(pool.detach().numpy()), rel=1e-9)
-    assert regularisers(made(variant=variant, decov_weight=0.0))["decov"].item() == 0
-    found.backward()
+    penalty = regularisers(model)["decov"]
+    assert penalty.item() == pytest.approx(0.7 * decorrelation(pool.detach().numpy()), rel=1e-9)
+    assert regularisers(make_model(variant=variant, decov_weight=0.0))["decov"].item() == 0
+    penalty.backward()
     learning = {key for key, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert learning == {"categories.table.weight" if variant == "label" else "learned_pool_LD"}
 
 
 def learning(model: SAIR) -> tuple[set[str], set[str]]:
     """(names of parameters with a gradient, names of those without) after a training loss."""
-    items_BN = padded()
+    items_BN = padded(HISTORIES)
     targets_BN1 = torch.where(items_BN != PAD, items_BN.flip(0).clamp_min(1), PAD)[..., None]
     negatives_BN1C = torch.randint(1, M + 1, (*items_BN.shape, 1, 2))
     scores = model.train().head.score(model.encode(history(items_BN)), negatives_BN1C.squeeze(2))
@@ -177,53 +169,55 @@ def test_the_pool_starts_as_vectors_of_length_1(variant: str, d: int) -> None:
 
 @pytest.mark.parametrize("variant", ["sair", "label"])
 def test_only_weights_raw_leaves_the_interaction_without_a_gradient(variant: str) -> None:
-    model = made(variant=variant, weights="interacted", dropout=0.0)
+    model = make_model(variant=variant, weights="interacted", dropout=0.0)
     learns, idle = learning(model)
     assert INTERACTION in learns and not idle
     assert all(part.any() for part in model.get_parameter(INTERACTION).grad.chunk(3)), "W^Q, W^K and W^V"  # type: ignore[union-attr]
-    learns, idle = learning(made(variant=variant, weights="raw", dropout=0.0))
+    learns, idle = learning(make_model(variant=variant, weights="raw", dropout=0.0))
     assert idle == {INTERACTION} and learns
 
 
 def test_full_has_no_interaction_and_label_no_pool_of_its_own() -> None:
-    assert INTERACTION not in arrays(made(variant="full")) and INTERACTION in arrays(made())
-    assert "learned_pool_LD" not in arrays(made(variant="label"))
-    assert made(variant="label").pool_LD.shape == (6, D) and made(variant="full").pool_LD.shape == (L, D)
-    assert len(made(variant="full").aggregator.nets) == L and len(made(variant="label").aggregator.nets) == K
+    assert INTERACTION not in arrays(make_model(variant="full")) and INTERACTION in arrays(make_model())
+    assert "learned_pool_LD" not in arrays(make_model(variant="label"))
+    assert make_model(variant="label").pool_LD.shape == (6, D) and make_model(variant="full").pool_LD.shape == (L, D)
+    assert (
+        len(make_model(variant="full").aggregator.nets) == L and len(make_model(variant="label").aggregator.nets) == K
+    )
 
 
 def test_both_attentions_are_causal_by_gradient() -> None:
     """Of what the retrieval returns and of the scores: the way through Ca-hat and the way through F."""
-    model = made().train()
+    model = make_model().train()
     seen: list[Tensor] = []
     model.encoder.item_embedding.register_forward_hook(lambda module, given, output: seen.append(output))
-    states_BND, retrieved = model.retrieve(padded()[2:3])
+    states_BND, retrieved = model.retrieve(padded(HISTORIES)[2:3])
     fused_BND = model.aggregator(states_BND, model.pool_LD, retrieved)
-    for name, found in {"states": states_BND, **retrieved._asdict(), "fused": fused_BND}.items():
+    for name, values in {"states": states_BND, **retrieved._asdict(), "fused": fused_BND}.items():
         if name == "kept_BNK":
             continue
         for t in range(MAX_LEN):
-            shaken = (found[:, t] * torch.randn_like(found[:, t])).sum()
-            (gradient,) = torch.autograd.grad(shaken, seen[-1], retain_graph=True)
+            projected = (values[:, t] * torch.randn_like(values[:, t])).sum()
+            (gradient,) = torch.autograd.grad(projected, seen[-1], retain_graph=True)
             assert gradient[:, : t + 1].abs().amax((0, 2)).min() > 0, f"{name} at {t} does not see its whole prefix"
             assert not gradient[:, t + 1 :].any(), f"{name} at {t} sees the future"
 
 
 def test_diagnose_counts_real_steps_alone() -> None:
-    model = made()
-    found = model.diagnose(history(padded()))
-    _, retrieved = model.retrieve(padded())
-    kept, weight, steps = np.zeros(L), np.zeros(L), 0
+    model = make_model()
+    diagnosis = model.diagnose(history(padded(HISTORIES)))
+    _, retrieved = model.retrieve(padded(HISTORIES))
+    counts, weights, steps = np.zeros(L), np.zeros(L), 0
     for user, row in enumerate(HISTORIES):
         for t in range(len(row)):
             steps += 1
             for slot, interest in enumerate(retrieved.kept_BNK[user, t].tolist()):
-                kept[interest] += 1
-                weight[interest] += retrieved.weights_BNK[user, t, slot].item()
-    share = kept[kept > 0] / kept.sum()
-    np.testing.assert_allclose(found["interest_share"], weight / steps, rtol=1e-5)
-    np.testing.assert_allclose(found["kept_share"], kept / steps, rtol=1e-5)
-    np.testing.assert_allclose(found["interest_entropy"], -(share * np.log(share)).sum() / np.log(L), rtol=1e-5)
+                counts[interest] += 1
+                weights[interest] += retrieved.weights_BNK[user, t, slot].item()
+    share = counts[counts > 0] / counts.sum()
+    np.testing.assert_allclose(diagnosis["interest_share"], weights / steps, rtol=1e-5)
+    np.testing.assert_allclose(diagnosis["kept_share"], counts / steps, rtol=1e-5)
+    np.testing.assert_allclose(diagnosis["interest_entropy"], -(share * np.log(share)).sum() / np.log(L), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_helpers import knows_users
-from reference import Weights, sasrec
+from model_helpers import arrays, has_user_table, padded
+from reference import sasrec
 from small_data import history
 from torch import Tensor
 
@@ -37,7 +37,7 @@ PAIRS = [
 ]
 
 
-def made(**options: Any) -> SASRec:
+def make_model(**options: Any) -> SASRec:
     """In eval mode and double precision, all weights but PAD's random: initial biases are 0 and gains 1."""
     torch.manual_seed(0)
     model = SASRec(M, USERS, MAX_LEN, **{**BASE, **options}).double().eval()
@@ -52,49 +52,41 @@ def made(**options: Any) -> SASRec:
     return model
 
 
-def arrays(model: torch.nn.Module) -> Weights:
-    return {key: value.numpy() for key, value in model.state_dict().items()}
-
-
-def padded() -> Tensor:
-    return torch.tensor([row + [0] * (MAX_LEN - len(row)) for row in HISTORIES])
-
-
 @torch.no_grad()
 def scores(model: SASRec) -> list[Tensor]:
     """Of items 1..M at every real step, one tensor (n, M) for each user."""
-    states_BND = model.encode(history(padded()))
+    states_BND = model.encode(history(padded(HISTORIES)))
     return [model.head.score_all(states_BND[user, : len(row)])[:, 1:] for user, row in enumerate(HISTORIES)]
 
 
 @pytest.mark.parametrize("options", [{}, *({name: value} for name, value in FLIPS.items()), *PAIRS], ids=str)
 def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
-    model = made(**options)
-    for user, (row, found) in enumerate(zip(HISTORIES, scores(model), strict=True)):
-        wanted = sasrec(row, user, arrays(model), {**BASE, **options})
-        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-9)
+    model = make_model(**options)
+    for user, (row, actual) in enumerate(zip(HISTORIES, scores(model), strict=True)):
+        expected = sasrec(row, user, arrays(model), {**BASE, **options})
+        np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "post"}], ids=str)
 def test_dropout_falls_where_the_equations_have_it(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A cosine in the place of dropout, here and there: it commutes with nothing beside it."""
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
-    model = made(**options)
-    for user, (row, found) in enumerate(zip(HISTORIES, scores(model), strict=True)):
-        wanted = sasrec(row, user, arrays(model), {**BASE, **options, "drop": np.cos})
-        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-9)
+    model = make_model(**options)
+    for user, (row, actual) in enumerate(zip(HISTORIES, scores(model), strict=True)):
+        expected = sasrec(row, user, arrays(model), {**BASE, **options, "drop": np.cos})
+        np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", FLIPS)
 def test_every_option_changes_the_scores(name: str) -> None:
-    before, after = scores(made()), scores(made(**{name: FLIPS[name]}))
+    before, after = scores(make_model()), scores(make_model(**{name: FLIPS[name]}))
     assert max((a - b).abs().max() for a, b in zip(before, after, strict=True)) > 1e-3
 
 
 @pytest.mark.parametrize("options", [{"dropout": 0.5}, {"attention_dropout": 0.5}], ids=str)
 def test_dropouts_act_in_training_alone(options: dict[str, float]) -> None:
-    none = made(dropout=0.0)
-    model = made(**{"dropout": 0.0, **options})
+    none = make_model(dropout=0.0)
+    model = make_model(**{"dropout": 0.0, **options})
     assert all(torch.equal(a, b) for a, b in zip(scores(none), scores(model), strict=True))
     trained = scores(model.train())
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(scores(none.train()), trained, strict=True))
@@ -103,7 +95,7 @@ def test_dropouts_act_in_training_alone(options: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"shared_item_embedding": False}], ids=str)
 def test_score_is_score_all_gathered(options: dict[str, Any]) -> None:
-    model = made(**options)
+    model = make_model(**options)
     states_BD = torch.randn(2, D, dtype=torch.float64)
     items_BC = torch.randint(1, M + 1, (2, 20))
     torch.testing.assert_close(
@@ -112,10 +104,10 @@ def test_score_is_score_all_gathered(options: dict[str, Any]) -> None:
 
 
 def test_every_parameter_learns_with_all_options_on() -> None:
-    model = made(
+    model = make_model(
         user_embedding=True, shared_item_embedding=False, output_projection=True, attention_dropout=0.1
     ).train()
-    states_BND = model.encode(history(padded()))
+    states_BND = model.encode(history(padded(HISTORIES)))
     model.head.score(states_BND, torch.randint(1, M + 1, (USERS, MAX_LEN, 3))).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
@@ -123,12 +115,12 @@ def test_every_parameter_learns_with_all_options_on() -> None:
         assert all(part.any() for part in parts), key
 
 
-def test_unknown_users_are_refused_by_a_model_that_knows_users() -> None:
+def test_unknown_users_are_refused_by_a_model_with_a_user_table() -> None:
     items_BN = torch.ones(2, 3, dtype=torch.long)
     with pytest.raises(UserError, match=r"user number .* is unknown"):
-        made(user_embedding=True).encode(History(torch.tensor([0, USERS]), items_BN))
-    assert knows_users(made(user_embedding=True)) and not knows_users(made())
-    assert made().encode(History(torch.tensor([0, USERS]), items_BN)).isfinite().all()
+        make_model(user_embedding=True).encode(History(torch.tensor([0, USERS]), items_BN))
+    assert has_user_table(make_model(user_embedding=True)) and not has_user_table(make_model())
+    assert make_model().encode(History(torch.tensor([0, USERS]), items_BN)).isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_helpers import knows_users, regularisers
+from model_helpers import arrays, has_user_table, padded, regularisers
 from reference import Vector, Weights, decorrelation, layer_norm, softmax
 from small_data import history
 from torch import Tensor
@@ -61,14 +61,14 @@ def importance(scores: list[Vector], vector: Vector) -> list[float]:
 def state(items: list[int], weights: Weights, options: dict[str, Any]) -> Vector:
     """Equations (1) to (5) for one user. Matrices of ``nn.Linear`` stand transposed in the weights."""
     x = [weights["item_embedding.weight"][item] for item in items]
-    pool, n, kept = weights["concepts.weight"], len(items), options["top_k"]
+    pool, n, top_k = weights["concepts.weight"], len(items), options["top_k"]
     w1, w3 = weights["w1.weight"].T, weights["w3.weight"].T
     w3_apt = w3 if options.get("shared_w3", True) else weights["w3_apt.weight"].T
     # (1)
     a = softmax(importance([times(row, w1) for row in x], weights["w2.weight"][0]))
     z = sum(a[t] * x[t] for t in range(n))
     s = [dot(concept, z) for concept in pool]
-    order = sorted(range(len(pool)), key=lambda i: -s[i])[:kept]
+    order = sorted(range(len(pool)), key=lambda i: -s[i])[:top_k]
     active = [pool[i] / (1 + np.exp(-s[i])) for i in order]
     # (2), p_k_t[t][k]
     p_k_t = []
@@ -77,7 +77,7 @@ def state(items: list[int], weights: Weights, options: dict[str, Any]) -> Vector
         p_k_t.append(softmax([dot(own, norm(concept, weights, "ln2", options)) for concept in active]))
     # (3) and (4)
     phi = []
-    for k in range(kept):
+    for k in range(top_k):
         placed = list(x)
         if options.get("positional_embedding", True):
             placed = [x[t] + weights["position_embedding.weight"][n - 1 - t] for t in range(n)]
@@ -89,14 +89,14 @@ def state(items: list[int], weights: Weights, options: dict[str, Any]) -> Vector
             share = [p_k_t[t][k] * p_t_k[t] for t in range(n)]
         phi.append(norm(sum(share[t] * x[t] for t in range(n)), weights, "ln3", options))
     # (5)
-    intents = [sum(p_k_t[t][k] * active[k] for k in range(kept)) for t in range(n)]
+    intents = [sum(p_k_t[t][k] * active[k] for k in range(top_k)) for t in range(n)]
     share = softmax(importance([times(intent, w3_apt) for intent in intents], weights["w4.weight"][0]))
     apt = norm(sum(share[t] * intents[t] for t in range(n)), weights, "ln4", options)
     e = softmax([dot(interest, apt) / options["tau"] for interest in phi])
-    return sum(e[k] * phi[k] for k in range(kept))
+    return sum(e[k] * phi[k] for k in range(top_k))
 
 
-def made(**options: Any) -> SINE:
+def make_model(**options: Any) -> SINE:
     """In eval mode and double precision, all weights but PAD's random."""
     torch.manual_seed(0)
     model = SINE(M, MAX_LEN, **{**BASE, **options}).double().eval()
@@ -110,35 +110,27 @@ def made(**options: Any) -> SINE:
     return model
 
 
-def arrays(model: torch.nn.Module) -> Weights:
-    return {key: value.numpy() for key, value in model.state_dict().items()}
-
-
-def padded(rows: list[list[int]], width: int = MAX_LEN) -> Tensor:
-    return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
-
-
 def newest(model: SINE, items_BN: Tensor) -> Tensor:
     return model.newest(history(items_BN))
 
 
 @every_option
 def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
-    model = made(**options)
+    model = make_model(**options)
     with torch.no_grad():
-        found_BD = newest(model, padded(HISTORIES))
-        scores_BM = model.head.score_all(found_BD)[:, 1:]
+        actual_BD = newest(model, padded(HISTORIES))
+        scores_BM = model.head.score_all(actual_BD)[:, 1:]
     table = arrays(model)["item_embedding.weight"]
-    for row, found_D, scores_M in zip(HISTORIES, found_BD, scores_BM, strict=True):
-        wanted = state(row, arrays(model), {**BASE, **options})
-        np.testing.assert_allclose(found_D.numpy(), wanted, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(scores_M.numpy(), [dot(wanted, item) for item in table[1:]], rtol=1e-9, atol=1e-9)
+    for row, actual_D, scores_M in zip(HISTORIES, actual_BD, scores_BM, strict=True):
+        expected = state(row, arrays(model), {**BASE, **options})
+        np.testing.assert_allclose(actual_D.numpy(), expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(scores_M.numpy(), [dot(expected, item) for item in table[1:]], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", FLIPS)
 def test_every_option_changes_the_state(name: str) -> None:
     items_BN = padded(HISTORIES)
-    assert (newest(made(), items_BN) - newest(made(**{name: FLIPS[name]}), items_BN)).abs().max() > 1e-2
+    assert (newest(make_model(), items_BN) - newest(make_model(**{name: FLIPS[name]}), items_BN)).abs().max() > 1e-2
 
 
 # Padding.
@@ -147,34 +139,34 @@ def test_every_option_changes_the_state(name: str) -> None:
 @every_option
 def test_padding_changes_nothing(options: dict[str, Any]) -> None:
     """Not its amount, nor what stands in its row: no softmax over steps sees it."""
-    model = made(**options)
+    model = make_model(**options)
     with torch.no_grad():
-        wanted_BD = newest(model, padded(HISTORIES))
+        expected_BD = newest(model, padded(HISTORIES))
         model.item_embedding.weight[PAD] = 1e3
-        for row, wanted_D in zip(HISTORIES, wanted_BD, strict=True):
+        for row, expected_D in zip(HISTORIES, expected_BD, strict=True):
             for width in range(len(row), MAX_LEN + 1):
-                torch.testing.assert_close(newest(model, padded([row], width))[0], wanted_D, rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(newest(model, padded([row], width))[0], expected_D, rtol=1e-9, atol=1e-9)
 
 
 @every_option
 @pytest.mark.parametrize("rows", [[[]], [[], [3, 1, 4], []]], ids=["alone", "among others"])
 def test_an_empty_history_is_no_item_at_all(options: dict[str, Any], rows: list[list[int]]) -> None:
     """phi is the norm of 0: LN3's bias, or 0."""
-    model = made(**options)
+    model = make_model(**options)
     state_BD = newest(model, padded(rows))
-    wanted_D = torch.zeros(D).double() if options.get("norm") == "l2" else arrays(model)["ln3.bias"]
-    np.testing.assert_allclose(state_BD[0].detach().numpy(), wanted_D, rtol=1e-9, atol=1e-9)
+    expected_D = torch.zeros(D).double() if options.get("norm") == "l2" else arrays(model)["ln3.bias"]
+    np.testing.assert_allclose(state_BD[0].detach().numpy(), expected_D, rtol=1e-9, atol=1e-9)
     state_BD.square().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     with torch.no_grad():
         model.item_embedding.weight[PAD] = 1e3
-    np.testing.assert_allclose(newest(model, padded(rows))[0].detach().numpy(), wanted_D, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(newest(model, padded(rows))[0].detach().numpy(), expected_D, rtol=1e-9, atol=1e-9)
 
 
 def test_order_counts_by_positions_alone() -> None:
     forth, back = padded([[2, 6, 5, 3]]), padded([[3, 2, 6, 5]])
-    assert (newest(made(), forth) - newest(made(), back)).abs().max() > 1e-3
-    without = made(positional_embedding=False)
+    assert (newest(make_model(), forth) - newest(make_model(), back)).abs().max() > 1e-3
+    without = make_model(positional_embedding=False)
     torch.testing.assert_close(newest(without, forth), newest(without, back))
 
 
@@ -182,37 +174,37 @@ def test_order_counts_by_positions_alone() -> None:
 
 
 def test_the_kept_concepts_learn_and_the_gate_carries_the_choice() -> None:
-    model = made()
+    model = make_model()
     newest(model, padded([[3, 1, 4]])).square().sum().backward()
     assert model.concepts.weight.grad is not None
     learning = model.concepts.weight.grad.any(1)
-    _, kept_1K = model._activate(model.item_embedding(torch.tensor([[3, 1, 4]])), torch.ones(1, 3, dtype=torch.bool))
-    assert sorted(learning.nonzero().flatten().tolist()) == sorted(kept_1K.flatten().tolist())
+    _, chosen_1K = model._activate(model.item_embedding(torch.tensor([[3, 1, 4]])), torch.ones(1, 3, dtype=torch.bool))
+    assert sorted(learning.nonzero().flatten().tolist()) == sorted(chosen_1K.flatten().tolist())
     for layer in (model.w1, model.w2):  # nothing but the gate depends on these
         assert layer.weight.grad is not None and layer.weight.grad.any()
 
 
 def test_the_regulariser_is_the_concepts_decorrelation_weighted() -> None:
-    model = made(decov_weight=0.3)
+    model = make_model(decov_weight=0.3)
     (name, value), *others = regularisers(model).items()
     assert name == "decov" and not others
     assert value.item() == pytest.approx(0.3 * decorrelation(arrays(model)["concepts.weight"]))
     value.backward()
     assert [key for key, p in model.named_parameters() if p.grad is not None] == ["concepts.weight"]
-    assert regularisers(made(decov_weight=0.0))["decov"].item() == 0
+    assert regularisers(make_model(decov_weight=0.0))["decov"].item() == 0
     with torch.no_grad():  # each concept's own mean is taken off, not the mean concept
         model.concepts.weight += torch.arange(float(L))[:, None]
     assert regularisers(model)["decov"].item() == pytest.approx(value.item())
 
 
 def test_the_share_of_sequences_that_keep_a_concept() -> None:
-    model = made()
+    model = make_model()
     share_L = model.diagnose(history(padded(HISTORIES)))["kept_share"]
     assert share_L.shape == (L,) and share_L.sum().item() == pytest.approx(K) and share_L.max() <= 1
     counts = [0.0] * L
     for row in HISTORIES:
-        _, kept_1K = model._activate(model.item_embedding(torch.tensor([row])), torch.ones(1, len(row)).bool())
-        for concept in kept_1K[0].tolist():
+        _, chosen_1K = model._activate(model.item_embedding(torch.tensor([row])), torch.ones(1, len(row)).bool())
+        for concept in chosen_1K[0].tolist():
             counts[concept] += 1 / len(HISTORIES)
     assert share_L.tolist() == pytest.approx(counts)
 
@@ -221,14 +213,14 @@ def test_the_share_of_sequences_that_keep_a_concept() -> None:
 
 
 def test_it_gives_one_state_for_a_whole_sequence() -> None:
-    model = made()
-    assert isinstance(model, SequenceModel) and not knows_users(model) and model.head.log_odds
+    model = make_model()
+    assert isinstance(model, SequenceModel) and not has_user_table(model) and model.head.log_odds
     assert newest(model, padded(HISTORIES)).shape == (len(HISTORIES), D)
 
 
 @every_option
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
-    model = made(**options)
+    model = make_model(**options)
     states_BD = newest(model, padded(HISTORIES))
     loss = model.head.score(states_BD, torch.arange(1, 7)[:, None]).square().sum()
     torch.stack([loss, *regularisers(model).values()]).sum().backward()

@@ -16,7 +16,7 @@ from sairlib.models.transrec import DISTANCES, TransRec
 either = pytest.mark.parametrize("distance", DISTANCES)
 
 
-def made(distance: str = "squared_l2") -> TransRec:
+def make_model(distance: str = "squared_l2") -> TransRec:
     model = TransRec(M, USERS, d=D, distance=distance)
     randomised(model)
     return model
@@ -33,14 +33,14 @@ def plain(weights: dict[str, np.ndarray], user: int, last: int, item: int, dista
 
 @either
 def test_equals_the_plain_equation(distance: str) -> None:
-    model = made(distance)
+    model = make_model(distance)
     # All distances at once are in single precision.
     assert_scores_are(model, partial(plain, arrays(model), distance=distance), tolerance=1e-4)
 
 
 @either
 def test_moving_all_points_alike_changes_no_score(distance: str) -> None:
-    model = made(distance)
+    model = make_model(distance)
     items_BC = torch.arange(1, M + 1).expand(USERS, -1)
 
     def scores() -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_starts_with_unit_vectors_and_zeros() -> None:
 
 
 def test_after_a_step_points_outside_the_unit_ball_are_back_on_it_and_others_where_they_were() -> None:
-    model = made()
+    model = make_model()
     with torch.no_grad():
         model.item_points.weight[1] *= 0.01
         model.item_points.weight[2] *= 100
@@ -95,7 +95,7 @@ def test_learns_users_who_walk_a_line_up_and_down(distance: str) -> None:
 
 
 def test_unknown_users_are_refused() -> None:
-    for encode in (made().encode, made().newest):
+    for encode in (make_model().encode, make_model().newest):
         with pytest.raises(UserError, match=r"user number .* is unknown"):
             encode(History(torch.tensor([USERS]), padded()[:1]))
 
@@ -115,5 +115,5 @@ def test_bad_options_are_one_line(options: dict[str, int | str], message: str) -
 
 def test_the_points_are_not_read_by_rows() -> None:
     """They are read whole after every step: what a row owes would come too late."""
-    model = made()
+    model = make_model()
     assert read_by_rows(model) == [model.item_bias, model.user_translations]

@@ -64,7 +64,7 @@ def test_every_step_sees_every_real_step_and_no_padding(n_heads: int, training: 
         assert not others[:, max(length, 1) :].any(), f"row {row} sees padding"
 
 
-def test_what_stands_at_padding_changes_nothing() -> None:
+def test_values_at_padding_change_nothing() -> None:
     layer, real_BN, x_BND = block(), real_steps(ITEMS_BN), states()
     changed_BND = torch.where(real_BN[..., None], x_BND, 1e6)
     before_BND, after_BND = layer(x_BND, real_BN), layer(changed_BND, real_BN)
@@ -89,8 +89,8 @@ def test_dropouts_act_in_training_alone(dropouts: tuple[float, float]) -> None:
 def test_starts_small_with_padding_at_zero() -> None:
     model = torch.nn.ModuleList([Table(400, 32, padding_idx=0), Table(5, 32), torch.nn.Linear(32, 32)])
     start_as_bert(model)
-    table, places, linear = model
-    assert not table.weight[0].any() and places.weight[0].any() and not linear.bias.any()
+    table, positions, linear = model
+    assert not table.weight[0].any() and positions.weight[0].any() and not linear.bias.any()
     for weight in (table.weight[1:], linear.weight):
         assert weight.abs().max() <= 0.04
         assert weight.std().item() == pytest.approx(0.88 * 0.02, rel=0.1)  # a normal's, cut at two deviations
@@ -109,7 +109,7 @@ def test_starts_small_with_padding_at_zero() -> None:
     ],
     ids=str,
 )
-def test_sizes_that_make_no_stack_are_refused(wrong: dict[str, float], message: str) -> None:
+def test_impossible_sizes_are_refused(wrong: dict[str, float], message: str) -> None:
     right = {"d": 8, "n_blocks": 1, "n_heads": 2, "max_len": 5, "attention_dropout": 0.0}
     check_sizes(**right)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""What the item encoder adds up, where its positions count from, and the encoders that may stand in it.
+"""What the item encoder adds up, where its positions count from, and the encoders it can hold.
 
 The equations are tested in tests/models.
 """
@@ -16,7 +16,7 @@ from sairlib.nn.item_encoder import CategoryEmbedding, Encoder, EncoderPart, Ite
 
 CATEGORIES = torch.tensor([[0, 0, 0], [1, 2, 3], [3, 0, 0], [2, 1, 0]])
 BARE = partial(SelfAttention, n_blocks=0, norm="post")
-"""Gives back what comes in."""
+"""Returns its input."""
 
 every_encoder = pytest.mark.parametrize(
     "part",
@@ -32,23 +32,23 @@ every_encoder = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize(
-    ("pooling", "wanted"),
+    ("pooling", "expected"),
     [
         ("mean", [[0.0], [2.0], [3.0], [1.5]]),
         ("sum", [[0.0], [6.0], [3.0], [3.0]]),
         ("first", [[0], [1.0], [3.0], [2.0]]),
     ],
 )
-def test_pooling(pooling: str, wanted: list[list[float]]) -> None:
+def test_pooling(pooling: str, expected: list[list[float]]) -> None:
     embedding = CategoryEmbedding(CATEGORIES, 3, 1, pooling)
     with torch.no_grad():
         embedding.table.weight.copy_(torch.tensor([[100.0], [1.0], [2.0], [3.0]]))
-    assert embedding(torch.arange(4)).tolist() == wanted
-    assert embedding(torch.tensor([[[3, 1]]])).tolist() == [[[wanted[3], wanted[1]]]]
+    assert embedding(torch.arange(4)).tolist() == expected
+    assert embedding(torch.tensor([[[3, 1]]])).tolist() == [[[expected[3], expected[1]]]]
 
 
-def placed(positions: str | None) -> list[list[float]]:
-    """States of three histories, of length 4, 2 and 1, that hold their positions' vectors alone: 1, 2, 3, 4."""
+def position_states(positions: str | None) -> list[list[float]]:
+    """States of three histories, of length 4, 2 and 1, which consist of the positions' vectors 1, 2, 3, 4 alone."""
     encoder = ItemEncoder(5, 4, 1, 0.0, BARE, positions=positions)
     with torch.no_grad():
         encoder.item_embedding.weight.zero_()
@@ -59,15 +59,15 @@ def placed(positions: str | None) -> list[list[float]]:
 
 
 def test_the_newest_item_stands_at_the_same_position_whatever_the_length() -> None:
-    assert placed("newest") == [[4, 3, 2, 1], [2, 1], [1]]
+    assert position_states("newest") == [[4, 3, 2, 1], [2, 1], [1]]
 
 
-def test_so_does_the_oldest_where_positions_count_from_it() -> None:
-    assert placed("oldest") == [[1, 2, 3, 4], [1, 2], [1]]
+def test_the_oldest_item_stands_at_the_same_position_when_positions_count_from_it() -> None:
+    assert position_states("oldest") == [[1, 2, 3, 4], [1, 2], [1]]
 
 
 def test_without_positions_there_is_no_table_of_them() -> None:
-    assert placed(None) == [[0, 0, 0, 0], [0, 0], [0]]
+    assert position_states(None) == [[0, 0, 0, 0], [0, 0], [0]]
     assert "position_embedding.weight" not in ItemEncoder(5, 4, 1, 0.0, BARE, positions=None).state_dict()
 
 
@@ -75,10 +75,10 @@ def test_items_are_scaled_and_categories_are_not() -> None:
     items_BN = torch.tensor([[1, 3]])
     categories = CategoryEmbedding(CATEGORIES, 3, 4, "sum")
     encoder = ItemEncoder(3, 2, 4, 0.0, BARE, positions=None, categories=categories)
-    wanted_BND = 2 * encoder.item_embedding(items_BN) + categories(items_BN)
-    torch.testing.assert_close(encoder(items_BN), wanted_BND)
+    expected_BND = 2 * encoder.item_embedding(items_BN) + categories(items_BN)
+    torch.testing.assert_close(encoder(items_BN), expected_BND)
     encoder.scale = ItemEncoder(3, 2, 4, 0.0, BARE, scale_items=False).scale
-    torch.testing.assert_close(encoder(items_BN), wanted_BND - encoder.item_embedding(items_BN))
+    torch.testing.assert_close(encoder(items_BN), expected_BND - encoder.item_embedding(items_BN))
 
 
 @every_encoder
@@ -115,7 +115,7 @@ def test_a_recurrent_encoder_is_gated_units_on_one_another() -> None:
     assert not torch.equal(encoder.train()(steps_BND), encoder(steps_BND)), "dropout acts in training"
 
 
-def test_what_an_encoder_must_have_is_checked_when_it_is_made() -> None:
+def test_an_encoder_without_forward_cannot_be_created() -> None:
     class Unfinished(Encoder):
         pass
 

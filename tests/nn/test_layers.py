@@ -1,6 +1,6 @@
-"""The layers: dropout draws as it should, tables start and refuse as they say, attention and blocks see the past alone.
+"""The layers: dropout's draws, how tables start and what they refuse, and that attention and blocks see only the past.
 
-Their equations are tested in tests/models, the fast ways in tests/nn/kernels.
+Their equations are tested in tests/models, the fast kernels in tests/nn/kernels.
 """
 
 import math
@@ -36,12 +36,12 @@ def test_keeps_with_probability_1_minus_p_and_expects_x(p: float) -> None:
 
 
 def test_the_four_entries_of_a_draw_are_independent() -> None:
-    kept = Dropout(0.3)(torch.ones(N)).view(-1, 4) != 0
+    passed = Dropout(0.3)(torch.ones(N)).view(-1, 4) != 0
     for i in range(4):
-        assert within_5_sigma(kept[:, i], 0.7)
+        assert within_5_sigma(passed[:, i], 0.7)
         for j in range(i):
-            assert within_5_sigma(kept[:, i] & kept[:, j], 0.7**2)
-    assert within_5_sigma(kept[1:, 0] & kept[:-1, 3], 0.7**2)
+            assert within_5_sigma(passed[:, i] & passed[:, j], 0.7**2)
+    assert within_5_sigma(passed[1:, 0] & passed[:-1, 3], 0.7**2)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1,), (0, 4), ()])
@@ -109,7 +109,7 @@ def test_all_rows_are_those_of_every_id() -> None:
     assert torch.equal(table.of(torch.arange(5)), table.weight)
 
 
-def test_tables_are_read_by_rows_unless_they_say_otherwise() -> None:
+def test_tables_are_read_by_rows_unless_marked_whole() -> None:
     assert not Table(5, 3).whole and Table(5, 3, whole=True).whole
 
 
@@ -119,7 +119,7 @@ def test_an_unknown_user_is_refused_in_evaluation_alone() -> None:
     assert table(torch.zeros(0, dtype=torch.long)).shape == (0, 2)
     with pytest.raises(UserError, match=r"user number 3 is unknown: .* 3 users it was trained on"):
         table(torch.tensor([1, 3]))
-    with pytest.raises(IndexError):  # in training there is none: that would be a fault of ours, and cost a look
+    with pytest.raises(IndexError):  # training has no unknown users, and a check would cost time
         table.train()(torch.tensor([1, 3]))
 
 
@@ -207,8 +207,8 @@ def test_a_single_step_of_a_block_equals_that_step_of_all(norm: str, residual: b
     torch.testing.assert_close(block.at_steps(x_BND, steps_B), block(x_BND)[range(4), steps_B])
 
 
-def test_a_block_without_residual_forgets_what_went_in() -> None:
-    """Pre-norm: what comes in at any scale goes out the same, for nothing but its normed form is used."""
+def test_a_block_without_residual_forgets_the_scale_of_its_input() -> None:
+    """Pre-norm: the output does not depend on the input's scale, because only the normed input is used."""
     block, other = Block(6, 1, 0.0, residual=False), Block(6, 1, 0.0)
     x_BND = torch.randn(2, 5, 6)
     torch.testing.assert_close(block(x_BND), block(100 * x_BND), rtol=1e-3, atol=1e-4)

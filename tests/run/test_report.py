@@ -11,7 +11,7 @@ from sairlib.errors import UserError
 from sairlib.evaluation.rankings import Ranks
 from sairlib.run.report import read_ranks, save_ranks
 
-SPLIT = small_data.split([[1, 2, 3, 4], [2, 3], [5, 6, 1, 2, 3]], 9)  # the user in the middle is not evaluated
+SPLIT = small_data.make_split([[1, 2, 3, 4], [2, 3], [5, 6, 1, 2, 3]], 9)  # the user in the middle is not evaluated
 TIED = {
     "sampled": Ranks(np.array([2, 1]), np.array([3, 1])),
     "full_with_history": Ranks(np.array([0, 8]), np.array([0, 0])),
@@ -30,8 +30,10 @@ def test_ranks_come_back_with_the_users_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_user_stands_there_as_often_as_there_are_targets_of_it(tmp_path: Path) -> None:
-    data = small_data.dataset([[1, 2, 3, 4], [2, 3], [5, 6, 1, 2, 3]], 9)
-    made = Split(data, np.array([2, 2, 2]), small_data.targets((0, 2)), small_data.targets((2, 4), (0, 3), (2, 3)))
+    data = small_data.make_dataset([[1, 2, 3, 4], [2, 3], [5, 6, 1, 2, 3]], 9)
+    made = Split(
+        data, np.array([2, 2, 2]), small_data.make_targets((0, 2)), small_data.make_targets((2, 4), (0, 3), (2, 3))
+    )
     better = np.array([4, 5, 6])
     save_ranks(tmp_path / "ranks.npz", {"full": Ranks(better, np.zeros(3, np.int64))}, made)
     users, found = read_ranks(tmp_path / "ranks.npz")

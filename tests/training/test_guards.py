@@ -12,7 +12,7 @@ import torch
 from command_helpers import Actions, Commands, epochs, turning, write_data
 from objective_helpers import next_item
 from torch import Tensor
-from trainer_helpers import M, by_rows, fit, trainer
+from trainer_helpers import M, fit, make_trainer, row_optimizers
 
 from sairlib.nn.layers import Table
 from sairlib.run import checkpoint
@@ -57,27 +57,27 @@ def test_popularity_is_counted_before_anything_is_ranked(tmp_path: Path, monkeyp
     actions: Actions = [(user, (user * step) % 17) for user in range(1, 30) for step in range(4 + user % 5)]
     write_data(tmp_path, actions)
     run = Commands(tmp_path, monkeypatch).train("run", "model=poprec")
-    taken: dict[int, list[int]] = defaultdict(list)
+    items_of: dict[int, list[int]] = defaultdict(list)
     for user, item in actions:
-        taken[user].append(item)
-    counts = Counter(item for items in taken.values() for item in items[:-2])
+        items_of[user].append(item)
+    counts = Counter(item for items in items_of.values() for item in items[:-2])
     with np.load(run / "ranks.npz") as ranks:
         rows = zip(ranks["user"].tolist(), ranks["full_better"].tolist(), ranks["full_tied"].tolist(), strict=True)
-    found = {user: (better, tied) for user, better, tied in rows}
-    wanted = {}
-    for user, (*history, target) in taken.items():
+    actual = {user: (better, tied) for user, better, tied in rows}
+    expected = {}
+    for user, (*history, target) in items_of.items():
         others = [counts[item] for item in set(range(17)) - {target, *history}]
-        wanted[user] = (sum(c > counts[target] for c in others), sum(c == counts[target] for c in others))
-    assert found == wanted
-    assert len(set(wanted.values())) > 5
+        expected[user] = (sum(c > counts[target] for c in others), sum(c == counts[target] for c in others))
+    assert actual == expected
+    assert len(set(expected.values())) > 5
 
 
 def test_settings_given_on_resuming_win_over_the_stored_ones(commands: Commands) -> None:
     commands.train("resumed", "model=sasrec", "training.epochs=1")
     given = ("training.betas=[0.5,0.75]", "training.weight_decay=0.125", "training.lr=0.25")
     run = commands.train("resumed", "resume=true", "training.epochs=2", *given)
-    (kept,) = checkpoint.load(run / "last.pt")["optimizers"]
-    (group,) = kept["param_groups"]
+    (optimizer,) = checkpoint.load(run / "last.pt")["optimizers"]
+    (group,) = optimizer["param_groups"]
     assert (tuple(group["betas"]), group["weight_decay"], group["lr"]) == ((0.5, 0.75), 0.125, 0.25)
 
 
@@ -85,15 +85,15 @@ def test_settings_given_on_resuming_win_over_the_stored_ones(commands: Commands)
 
 
 def test_a_model_is_diagnosed_as_it_ranks_without_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, modes = trainer(sair=True, epochs=2), []
-    diagnose = made.model.diagnose
+    trainer, modes = make_trainer(sair=True, epochs=2), []
+    diagnose = trainer.model.diagnose
 
     def watched(*given: Any) -> dict[str, Tensor]:
-        modes.append(made.model.training)
+        modes.append(trainer.model.training)
         return diagnose(*given)
 
-    monkeypatch.setattr(made.model, "diagnose", watched)
-    fit(made, tmp_path)
+    monkeypatch.setattr(trainer.model, "diagnose", watched)
+    fit(trainer, tmp_path)
     assert modes == [False, False]
 
 
@@ -122,39 +122,39 @@ def test_rows_are_not_updated_alone_where_a_step_moves_or_needs_all(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # it takes seconds, and none is run
-    assert by_rows(trainer()), "nothing was to be refused"
-    assert not by_rows(trainer(**settings))
+    assert row_optimizers(make_trainer()), "nothing was to be refused"
+    assert not row_optimizers(make_trainer(**settings))
 
 
 @pytest.mark.usefixtures("small_tables_too")
 def test_rows_are_not_updated_alone_under_a_loss_over_all_items() -> None:
-    made = trainer()
-    full = next_item(made.store, loss=Softmax(), kind="none")
-    again = Trainer(made.model, full, made.store, made.evaluator, made.settings, 0, {})
-    assert by_rows(made) and not by_rows(again)
+    trainer = make_trainer()
+    full = next_item(trainer.store, loss=Softmax(), kind="none")
+    again = Trainer(trainer.model, full, trainer.store, trainer.evaluator, trainer.settings, 0, {})
+    assert row_optimizers(trainer) and not row_optimizers(again)
 
 
 @pytest.mark.usefixtures("small_tables_too")
 def test_rows_are_updated_alone_on_cpu_only() -> None:
-    made = trainer()
-    assert tables_by_rows(made.model, made.settings, 1.0)
-    assert tables_by_rows(made.model.to("meta"), made.settings, 1.0) == []
+    trainer = make_trainer()
+    assert tables_by_rows(trainer.model, trainer.settings, 1.0)
+    assert tables_by_rows(trainer.model.to("meta"), trainer.settings, 1.0) == []
 
 
 def test_rows_are_updated_alone_in_large_tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = trainer()
-    looked_up = made.objective.steps_per_batch * 3  # an input, a target and a negative a step
+    trainer = make_trainer()
+    looked_up = trainer.objective.steps_per_batch * 3  # an input, a target and a negative a step
     monkeypatch.setattr(optimisers, "RARELY", 1.001 * (M + 1) / looked_up)
-    assert not by_rows(trainer())
+    assert not row_optimizers(make_trainer())
     monkeypatch.setattr(optimisers, "RARELY", 0.999 * (M + 1) / looked_up)
-    assert by_rows(trainer())
+    assert row_optimizers(make_trainer())
 
 
 @pytest.mark.usefixtures("small_tables_too")
 def test_given_betas_win_in_tables_by_rows_too(tmp_path: Path) -> None:
-    fit(trainer(epochs=1), tmp_path)
-    again = trainer(epochs=2, betas=(0.5, 0.75))
-    (rows,) = by_rows(again)
+    fit(make_trainer(epochs=1), tmp_path)
+    again = make_trainer(epochs=2, betas=(0.5, 0.75))
+    (rows,) = row_optimizers(again)
     again.restore(checkpoint.load(tmp_path / "last.pt"), tmp_path / "last.pt")
     assert [optimizer.param_groups[0]["betas"] for optimizer in again.optimizers] == [(0.5, 0.75)] * 2
     assert "weight_decay" not in rows.param_groups[0]
@@ -162,12 +162,12 @@ def test_given_betas_win_in_tables_by_rows_too(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_tables_too")
 def test_all_rows_are_up_to_date_when_an_epoch_is_over(tmp_path: Path) -> None:
-    made = trainer(epochs=1, batch_size=1)  # a batch so small that rows are left out of it
-    fit(made, tmp_path)
-    (rows,) = by_rows(made)
+    trainer = make_trainer(epochs=1, batch_size=1)  # a batch so small that rows are left out of it
+    fit(trainer, tmp_path)
+    (rows,) = row_optimizers(trainer)
     rows.catch_up()
-    kept = checkpoint.load(tmp_path / "best.pt")["model"]
-    assert all(torch.equal(kept[name], value) for name, value in made.model.state_dict().items())
+    saved = checkpoint.load(tmp_path / "best.pt")["model"]
+    assert all(torch.equal(saved[name], value) for name, value in trainer.model.state_dict().items())
 
 
 # RowAdam.
@@ -201,8 +201,8 @@ def test_rows_that_are_up_to_date_are_not_written_again() -> None:
     optimizer.catch_up()
     x_D = torch.ones(3, requires_grad=True)
     total = (table.weight @ x_D).sum() + (table(torch.tensor([1, 3])) @ x_D).sum()
-    (found_D,) = torch.autograd.grad(total, x_D)
-    torch.testing.assert_close(found_D, table.weight.sum(0) + table.weight[1] + table.weight[3])
+    (gradient_D,) = torch.autograd.grad(total, x_D)
+    torch.testing.assert_close(gradient_D, table.weight.sum(0) + table.weight[1] + table.weight[3])
 
 
 def test_a_step_without_a_lookup_still_moves_what_was_looked_up_before() -> None:

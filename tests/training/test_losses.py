@@ -71,12 +71,12 @@ def test_equals_loops(loss: DrawnLoss, slow: Callable[..., float], seed: int, n_
     scores = 2 * torch.randn(3, 4, 1 + n_negatives, generator=generator, dtype=torch.float64)
     counts = torch.rand(scores.shape, generator=generator) < share
     expected = 0.01 + torch.rand(3, 4, 1, generator=generator, dtype=torch.float64)  # the same for a row's negatives
-    found = loss.cost(scores, counts, expected.log())
+    costs = loss.cost(scores, counts, expected.log())
     for at in [(b, n) for b in range(3) for n in range(4)]:
-        kept = [s for s, c in zip(scores[at][1:].tolist(), counts[at][1:].tolist(), strict=True) if c]
-        drawn = {"n_negatives": n_negatives} if isinstance(loss, GBCE) else {}
-        wanted = slow(scores[at][0].item(), kept, expected[at].item(), **drawn)
-        assert found[at].item() == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+        counted = [s for s, c in zip(scores[at][1:].tolist(), counts[at][1:].tolist(), strict=True) if c]
+        options = {"n_negatives": n_negatives} if isinstance(loss, GBCE) else {}
+        expected_cost = slow(scores[at][0].item(), counted, expected[at].item(), **options)
+        assert costs[at].item() == pytest.approx(expected_cost, rel=1e-6, abs=1e-9)
 
 
 @every_loss
@@ -91,8 +91,8 @@ def test_gradients_are_finite_and_none_reaches_what_does_not_count(loss: DrawnLo
 
 def test_gbce_with_t_0_is_bce() -> None:
     scores, counts = torch.randn(5, 4), torch.ones(5, 4, dtype=torch.bool)
-    found = GBCE(N_ITEMS, t=0.0).cost(scores, counts, torch.tensor(-3.0))
-    torch.testing.assert_close(found, BCE().cost(scores, counts, torch.tensor(-3.0)))
+    costs = GBCE(N_ITEMS, t=0.0).cost(scores, counts, torch.tensor(-3.0))
+    torch.testing.assert_close(costs, BCE().cost(scores, counts, torch.tensor(-3.0)))
 
 
 def test_the_order_of_the_negatives_changes_no_cost_and_neither_does_who_drew_them() -> None:

@@ -5,28 +5,28 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_data import split
+from small_data import make_split
 
 from sairlib.batch import PAD, Negatives
 from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
 from sairlib.training.negatives import Popular, Sampler, Shared, Uniform
 
-STORE = SequenceStore(split([[1, 2, 2, 3, 3], [2, 5, 4, 4]], 6), 5, torch.device("cpu"))
+STORE = SequenceStore(make_split([[1, 2, 2, 3, 3], [2, 5, 4, 4]], 6), 5, torch.device("cpu"))
 COUNTS = [0, 1, 3, 0, 0, 1, 0]  # of items 0 (PAD) to 6, in what trains
 USERS = torch.tensor([1, 0])
 
 
-def drawn(sampler: Sampler) -> Negatives:
+def draw_negatives(sampler: Sampler) -> Negatives:
     return sampler.begin(torch.Generator().manual_seed(0))(USERS, (3, 2))
 
 
 def test_uniform_is_of_each_user_s_own() -> None:
-    found = drawn(Uniform(STORE, 500))
-    assert found.items_BNSC.shape == (2, 3, 2, 500) and not found.shared
-    of_first, of_second = (set(items.flatten().tolist()) for items in found.items_BNSC)
+    negatives = draw_negatives(Uniform(STORE, 500))
+    assert negatives.items_BNSC.shape == (2, 3, 2, 500) and not negatives.shared
+    of_first, of_second = (set(items.flatten().tolist()) for items in negatives.items_BNSC)
     assert of_first == {1, 3, 4, 6} and of_second == {3, 4, 5, 6}
-    log_expected = found.log_expected.expand(found.items_BNSC.shape)
+    log_expected = negatives.log_expected.expand(negatives.items_BNSC.shape)
     assert log_expected[0, 0, 0, 0].item() == pytest.approx(math.log(500 / 4))
 
 
@@ -42,9 +42,9 @@ def test_uniform_is_of_each_user_s_own() -> None:
 )
 def test_shared_ones_come_in_proportion_and_say_so(make: Callable[[int], Sampler], weights: list[float]) -> None:
     n = 60_000
-    found = drawn(make(n))
-    assert found.items_BNSC.shape == (1, 1, 1, n) and found.shared
-    items, log_expected = found.items_BNSC.flatten(), found.log_expected.expand(1, 1, 1, n).flatten()
+    negatives = draw_negatives(make(n))
+    assert negatives.items_BNSC.shape == (1, 1, 1, n) and negatives.shared
+    items, log_expected = negatives.items_BNSC.flatten(), negatives.log_expected.expand(1, 1, 1, n).flatten()
     for item, weight in enumerate(weights):
         chance = weight / sum(weights)
         share = (items == item).float().mean().item()

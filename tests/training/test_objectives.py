@@ -21,8 +21,8 @@ from sairlib.training.objectives import Cloze, NextItem, Objective, Prefix
 SEQUENCES = [[1, 2, 3, 4, 5], [6, 7], list(range(1, M + 1)) * 2, [9, 9, 8, 7, 6, 5, 4, 3]]
 
 
-def store(max_len: int = 50) -> SequenceStore:
-    return SequenceStore(small_data.split(SEQUENCES, M), max_len, torch.device("cpu"))
+def make_store(max_len: int = 50) -> SequenceStore:
+    return SequenceStore(small_data.make_split(SEQUENCES, M), max_len, torch.device("cpu"))
 
 
 def divided_by(divisor: float, objective: Objective) -> Objective:
@@ -31,7 +31,7 @@ def divided_by(divisor: float, objective: Objective) -> Objective:
     return objective
 
 
-def own(batch: Batch) -> Tensor:
+def negatives_of(batch: Batch) -> Tensor:
     """The negatives of each target."""
     assert batch.negatives is not None and not batch.negatives.shared
     return batch.negatives.items_BNSC
@@ -39,26 +39,26 @@ def own(batch: Batch) -> Tensor:
 
 def test_negatives_are_never_in_the_training_history_and_reach_all_else() -> None:
     """A short history cut by max_len too: what was cut is still history."""
-    batch = batch_of(next_item(store(max_len=2), 500), torch.arange(4))
+    batch = batch_of(next_item(make_store(max_len=2), 500), torch.arange(4))
     assert batch.history.items_BN.tolist() == [[1, 2], [6, 0], [8, 9], [7, 6]]
     every = set(range(1, M + 1))
     trained = [{1, 2, 3}, {6, 7}, every, {9, 8, 7, 6, 5}]
     for user in range(4):
-        drawn = set(own(batch)[user].flatten().tolist())
+        drawn = set(negatives_of(batch)[user].flatten().tolist())
         assert drawn == (every - trained[user] or {PAD})
 
 
 def test_the_generator_decides_the_draw() -> None:
-    draws = [own(batch_of(next_item(store(), 3), torch.arange(4), seed)) for seed in (0, 0, 1)]
+    draws = [negatives_of(batch_of(next_item(make_store(), 3), torch.arange(4), seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 def test_inputs_and_targets_are_the_training_part_shifted_by_one() -> None:
-    batch = batch_of(next_item(store(), 1), torch.tensor([3, 1, 0]))
+    batch = batch_of(next_item(make_store(), 1), torch.tensor([3, 1, 0]))
     assert batch.history.users_B.tolist() == [3, 1, 0]
     assert batch.history.items_BN.tolist() == [[9, 9, 8, 7, 6], [6, 0, 0, 0, 0], [1, 2, 0, 0, 0]]
     assert batch.targets_BNS.squeeze(2).tolist() == [[9, 8, 7, 6, 5], [7, 0, 0, 0, 0], [2, 3, 0, 0, 0]]
-    assert own(batch).shape == (3, 5, 1, 1)
+    assert negatives_of(batch).shape == (3, 5, 1, 1)
 
 
 def test_the_loss_is_over_the_steps_that_count_and_their_real_negatives() -> None:
@@ -71,28 +71,28 @@ def test_the_loss_is_over_the_steps_that_count_and_their_real_negatives() -> Non
     )
     table = model.table.weight.tolist()
     pairs = {1: (2, [4, 5]), 2: (3, [6, 4]), 6: (7, [8])}
-    wanted = 0.0
+    expected = 0.0
     for item, (target, negatives) in pairs.items():
-        wanted += np.log1p(np.exp(-table[item][target])) + sum(np.log1p(np.exp(table[item][n])) for n in negatives)
+        expected += np.log1p(np.exp(-table[item][target])) + sum(np.log1p(np.exp(table[item][n])) for n in negatives)
     size = 0.5 * sum(x * x for row in table for x in row)
-    objective = divided_by(7.0, next_item(store(), 2))
+    objective = divided_by(7.0, next_item(make_store(), 2))
     for share in (1.0, 0.25):
         parts = objective.loss(model, batch, share)
         assert list(parts) == ["bce", "size"]
-        assert parts["bce"].item() == pytest.approx(wanted / 7, rel=1e-5)
+        assert parts["bce"].item() == pytest.approx(expected / 7, rel=1e-5)
         assert parts["size"].item() == pytest.approx(share * size, rel=1e-5)
 
 
 @pytest.mark.parametrize("max_len", [2, 50])
 def test_every_step_of_an_epoch_weighs_the_same_in_batches_of_any_length(max_len: int) -> None:
     """The gradients of an epoch's batches add up to that of all steps at once, whoever shares a batch with whom."""
-    known = store(max_len)
+    store = make_store(max_len)
 
     def gradient(batch_size: int, window: int, weigh: bool = True) -> Tensor:
-        objective = next_item(known, loss=Softmax(), kind="none", batch_size=batch_size)
+        objective = next_item(store, loss=Softmax(), kind="none", batch_size=batch_size)
         torch.manual_seed(0)
         model, generator = Bigram(), torch.Generator().manual_seed(1)
-        batches = known.epoch(batch_size, window, generator)
+        batches = store.epoch(batch_size, window, generator)
         for rows in batches:
             [(batch, share)] = objective.batches(rows, generator)
             if not weigh:
@@ -108,43 +108,43 @@ def test_every_step_of_an_epoch_weighs_the_same_in_batches_of_any_length(max_len
 
 
 def test_several_targets_of_a_step_are_the_next_ones() -> None:
-    objective = next_item(store(), 2, n_targets=3, steps_per_batch=6.0)  # 6 steps have a target
+    objective = next_item(make_store(), 2, n_targets=3, steps_per_batch=6.0)  # 6 steps have a target
     batch = batch_of(objective, torch.tensor([3, 1]))
     assert batch.targets_BNS[0].tolist() == [[9, 8, 7], [8, 7, 6], [7, 6, 5], [6, 5, 0], [5, 0, 0]]
     assert batch.targets_BNS[1].tolist() == [[7, 0, 0]] + [[0, 0, 0]] * 4
-    assert own(batch).shape == (2, 5, 3, 2)
+    assert negatives_of(batch).shape == (2, 5, 3, 2)
     torch.manual_seed(0)
     model = Bigram()
     table = model.table.weight.tolist()
-    wanted = 0.0
+    expected = 0.0
     for row, items in enumerate(batch.history.items_BN.tolist()):
         for step, item in enumerate(items):
-            for target, negatives in zip(batch.targets_BNS[row, step], own(batch)[row, step], strict=True):
+            for target, negatives in zip(batch.targets_BNS[row, step], negatives_of(batch)[row, step], strict=True):
                 if target != PAD:
-                    wanted += np.log1p(np.exp(-table[item][target]))
-                    wanted += sum(np.log1p(np.exp(table[item][n])) for n in negatives)
-    assert objective.loss(model, batch)["bce"].item() == pytest.approx(wanted / 6, rel=1e-5)
+                    expected += np.log1p(np.exp(-table[item][target]))
+                    expected += sum(np.log1p(np.exp(table[item][n])) for n in negatives)
+    assert objective.loss(model, batch)["bce"].item() == pytest.approx(expected / 6, rel=1e-5)
 
 
 def test_a_shared_negative_does_not_count_where_it_is_the_target() -> None:
-    objective = next_item(store(), 50, kind="shared", steps_per_batch=5.0)
+    objective = next_item(make_store(), 50, kind="shared", steps_per_batch=5.0)
     batch = batch_of(objective, torch.tensor([3]))
     assert batch.negatives is not None and batch.negatives.items_BNSC.shape == (1, 1, 1, 50)
     shared = batch.negatives.items_BNSC.flatten().tolist()
     torch.manual_seed(0)
     model = Bigram()
     table = model.table.weight.tolist()
-    wanted = 0.0
+    expected = 0.0
     for item, target in zip(batch.history.items_BN[0].tolist(), batch.targets_BNS[0, :, 0].tolist(), strict=True):
-        wanted += np.log1p(np.exp(-table[item][target]))
-        wanted += sum(np.log1p(np.exp(table[item][n])) for n in shared if n != target)
-    assert objective.loss(model, batch)["bce"].item() == pytest.approx(wanted / 5, rel=1e-5)
+        expected += np.log1p(np.exp(-table[item][target]))
+        expected += sum(np.log1p(np.exp(table[item][n])) for n in shared if n != target)
+    assert objective.loss(model, batch)["bce"].item() == pytest.approx(expected / 5, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "shared"])
 def test_pieces_are_the_whole_batch_and_share_their_shared_negatives(kind: str) -> None:
-    known = store()
-    objective = next_item(known, 20, kind=kind)
+    store = make_store()
+    objective = next_item(store, 20, kind=kind)
     rows = Rows(torch.arange(4), 21)
     pieces = list(objective.batches(rows, torch.Generator().manual_seed(0), steps_at_once=40))
     users = [piece.history.users_B.tolist() for piece, _ in pieces]
@@ -159,7 +159,7 @@ def test_pieces_are_the_whole_batch_and_share_their_shared_negatives(kind: str) 
 @pytest.mark.parametrize("user", [1, 2])
 def test_a_batch_of_one_target_has_its_own_negatives(user: int) -> None:
     """User 2 has had everything: nothing is left to be a negative."""
-    objective = Prefix(BCE(), sampler(store(), 3), store(), 1, draw="users")
+    objective = Prefix(BCE(), sampler(make_store(), 3), make_store(), 1, draw="users")
     objective.steps_per_batch = 1.0
     batch = batch_of(objective, torch.tensor([user]))
     assert batch.negatives is not None
@@ -168,19 +168,19 @@ def test_a_batch_of_one_target_has_its_own_negatives(user: int) -> None:
     torch.manual_seed(0)
     model = Bigram()
     scores_M = model.table.weight[batch.history.items_BN[batch.history.items_BN != PAD][-1]]
-    wanted = softplus(-scores_M[batch.targets_BNS.item()]) + softplus(scores_M[negatives[negatives != PAD]]).sum()
-    torch.testing.assert_close(objective.loss(model, batch)["bce"], wanted)
+    expected = softplus(-scores_M[batch.targets_BNS.item()]) + softplus(scores_M[negatives[negatives != PAD]]).sum()
+    torch.testing.assert_close(objective.loss(model, batch)["bce"], expected)
 
 
 def test_softmax_asks_about_all_items_and_draws_none() -> None:
-    objective = next_item(store(), loss=Softmax(), kind="none", steps_per_batch=6.0)
+    objective = next_item(make_store(), loss=Softmax(), kind="none", steps_per_batch=6.0)
     batch = batch_of(objective, torch.tensor([3, 1]))
     assert batch.negatives is None
     torch.manual_seed(0)
     model = Bigram()
     each = model.table.weight[:, 1:].log_softmax(1)
-    wanted = -sum(each[item, target - 1] for item, target in [(9, 9), (9, 8), (8, 7), (7, 6), (6, 5), (6, 7)]) / 6
-    torch.testing.assert_close(objective.loss(model, batch)["softmax"], wanted)
+    expected = -sum(each[item, target - 1] for item, target in [(9, 9), (9, 8), (8, 7), (7, 6), (6, 5), (6, 7)]) / 6
+    torch.testing.assert_close(objective.loss(model, batch)["softmax"], expected)
 
 
 def prefixes(batch: Batch) -> list[tuple[list[int], int]]:
@@ -189,33 +189,32 @@ def prefixes(batch: Batch) -> list[tuple[list[int], int]]:
 
 
 def test_prefixes_of_users_are_cut_at_every_step_alike_and_ask_for_the_item_after() -> None:
-    known = store(max_len=3)
-    objective = divided_by(6000.0, Prefix(BCE(), sampler(known, 2), known, 16, draw="users"))
+    store = make_store(max_len=3)
+    objective = divided_by(6000.0, Prefix(BCE(), sampler(store, 2), store, 16, draw="users"))
     batch = batch_of(objective, torch.full((6000,), 3))
     whole = SEQUENCES[3][:-2]
     cuts = [whole[:end] for end in range(1, len(whole))]
-    found = prefixes(batch)
+    drawn_pairs = prefixes(batch)
     expected = [(cut[-3:], whole[len(cut)]) for cut in cuts]
     for pair in expected:
-        assert abs(found.count(pair) - 6000 / len(cuts)) < 5 * 35
-    assert all(pair in expected for pair in found)
+        assert abs(drawn_pairs.count(pair) - 6000 / len(cuts)) < 5 * 35
+    assert all(pair in expected for pair in drawn_pairs)
     model = Bigram()
-    scores = model.table.weight.detach()[[row[-1] for row, _ in found]]
-    each = softplus(-scores.gather(1, batch.targets_BNS[:, 0])) + softplus(scores.gather(1, own(batch)[:, 0, 0])).sum(
-        1, keepdim=True
-    )
+    scores = model.table.weight.detach()[[row[-1] for row, _ in drawn_pairs]]
+    negatives = softplus(scores.gather(1, negatives_of(batch)[:, 0, 0])).sum(1, keepdim=True)
+    each = softplus(-scores.gather(1, batch.targets_BNS[:, 0])) + negatives
     torch.testing.assert_close(objective.loss(model, batch)["bce"], each.mean())
 
 
 def test_pairs_of_users_and_prefixes_are_drawn_alike_whoever_has_many() -> None:
-    known = store(max_len=30)
+    store = make_store(max_len=30)
     trained = [sequence[:-2] if len(sequence) > 2 else sequence for sequence in SEQUENCES]
     pairs = [(user, items[:end], items[end]) for user, items in enumerate(trained) for end in range(1, len(items))]
-    batch = batch_of(Prefix(BCE(), sampler(known, 1), known, 16), torch.arange(4).repeat(4000))
-    found = [(user, *pair) for user, pair in zip(batch.history.users_B.tolist(), prefixes(batch), strict=True)]
+    batch = batch_of(Prefix(BCE(), sampler(store, 1), store, 16), torch.arange(4).repeat(4000))
+    drawn_pairs = [(user, *pair) for user, pair in zip(batch.history.users_B.tolist(), prefixes(batch), strict=True)]
     for pair in pairs:
-        assert found.count(pair) == pytest.approx(16000 / len(pairs), rel=0.25)  # 5 deviations
-    assert sum(found.count(pair) for pair in pairs) == 16000
+        assert drawn_pairs.count(pair) == pytest.approx(16000 / len(pairs), rel=0.25)  # 5 deviations
+    assert sum(drawn_pairs.count(pair) for pair in pairs) == 16000
 
 
 @pytest.mark.parametrize("kind", [NextItem, Prefix, Cloze])
@@ -223,32 +222,32 @@ def test_every_step_asked_about_costs_the_same_in_batches_of_short_and_of_long_s
     kind: Callable[..., Objective],
 ) -> None:
     """By its divisor: the same for every batch, and the mean number of steps asked about."""
-    objective = kind(Softmax(), None, store(), 1)
+    objective = kind(Softmax(), None, make_store(), 1)
     flat = Filler() if kind is Cloze else Bigram()
     nn.init.zeros_(flat.table.weight)  # every step costs log M
-    asked, total = 0, 0.0
+    n_targets, total = 0, 0.0
     for user in range(4):
         for seed in range(1000):
             batch = batch_of(objective, torch.tensor([user]), 4 * seed + user)
             n = int((batch.targets_BNS != PAD).sum())
             cost = objective.loss(flat, batch)["softmax"].item()
             assert cost == pytest.approx(n * np.log(M) / objective.steps_per_batch, rel=1e-4)
-            asked, total = asked + n, total + cost
-    assert asked / 4000 == pytest.approx(objective.steps_per_batch, rel=0.03)
+            n_targets, total = n_targets + n, total + cost
+    assert n_targets / 4000 == pytest.approx(objective.steps_per_batch, rel=0.03)
     assert total / 4000 == pytest.approx(np.log(M), rel=0.03)
 
 
 @pytest.mark.parametrize(("mask_share", "last_share"), [(0.3, 0.0), (0.3, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
 def test_hidden_items_are_the_targets_and_nothing_else_is(mask_share: float, last_share: float) -> None:
-    known = store()
-    objective = Cloze(BCE(), sampler(known, 1), known, 16, mask_share, last_share)
+    store = make_store()
+    objective = Cloze(BCE(), sampler(store, 1), store, 16, mask_share, last_share)
     batch, model = batch_of(objective, torch.tensor([0, 3, 1] * 2000)), Filler()
     objective.loss(model, batch)
     hidden_BN, targets_BN = model.shown_BN == M + 1, batch.targets_BNS[..., 0]
     assert torch.equal(hidden_BN, targets_BN != PAD) and hidden_BN.any(1).all()
     whole_BN = torch.where(hidden_BN, targets_BN, model.shown_BN)
     users_B = batch.history.users_B
-    assert torch.equal(whole_BN, known.history(users_B, known.train_lengths[users_B], 50).items_BN)
+    assert torch.equal(whole_BN, store.history(users_B, store.train_lengths[users_B], 50).items_BN)
     rows_BN = hidden_BN[1::3]  # the six of user 3
     newest_alone = (rows_BN == torch.arange(rows_BN.shape[1]).eq(5)).all(1).float().mean().item()
     by_chance = (1 - last_share) * (mask_share * (1 - mask_share) ** 5 + (1 - mask_share) ** 6 / 6)
@@ -261,8 +260,8 @@ def test_hidden_items_are_the_targets_and_nothing_else_is(mask_share: float, las
 
 @pytest.mark.parametrize("kind", ["uniform", "shared"])
 def test_every_hidden_item_costs_once(kind: str) -> None:
-    known = store()
-    objective = Cloze(BCE(), sampler(known, 2, kind), known, 16, 0.5, 0.0)
+    store = make_store()
+    objective = Cloze(BCE(), sampler(store, 2, kind), store, 16, 0.5, 0.0)
     batch, model = batch_of(objective, torch.tensor([0, 3, 1])), Filler()
     scores_M = model.table.weight.detach()[M + 1]
     assert batch.negatives is not None
@@ -299,9 +298,9 @@ Makes = Callable[..., Objective]
 def test_what_does_not_go_together_is_refused(
     kind: Makes, loss: Loss, drawn: bool, model: Recommender, words: str
 ) -> None:
-    known = store()
+    store = make_store()
     with pytest.raises(UserError, match=words) as caught:
-        kind(loss, sampler(known, 1) if drawn else None, known, 16).check(model)
+        kind(loss, sampler(store, 1) if drawn else None, store, 16).check(model)
     assert "\n" not in str(caught.value)
 
 
@@ -317,8 +316,8 @@ def test_what_does_not_go_together_is_refused(
     ],
 )
 def test_what_goes_together_is_not(kind: Makes, loss: Loss, model: Recommender) -> None:
-    known = store()
-    kind(loss, None if isinstance(loss, Softmax) else sampler(known, 1), known, 16).check(model)
+    store = make_store()
+    kind(loss, None if isinstance(loss, Softmax) else sampler(store, 1), store, 16).check(model)
 
 
 @pytest.mark.parametrize(
@@ -332,18 +331,18 @@ def test_what_goes_together_is_not(kind: Makes, loss: Loss, model: Recommender) 
     ],
 )
 def test_settings_that_have_no_meaning_are_refused(kind: Makes, given: dict[str, object]) -> None:
-    known = store()
+    store = make_store()
     with pytest.raises(UserError, match=rf"^{next(iter(given))}="):
-        kind(BCE(), sampler(known, 1), known, 16, **given)
+        kind(BCE(), sampler(store, 1), store, 16, **given)
 
 
 def test_more_targets_than_a_short_batch_has_steps() -> None:
-    batch = batch_of(next_item(store(), 1, n_targets=3), torch.tensor([1]))
+    batch = batch_of(next_item(make_store(), 1, n_targets=3), torch.tensor([1]))
     assert batch.history.items_BN.tolist() == [[6]] and batch.targets_BNS.tolist() == [[[7, PAD, PAD]]]
 
 
 def test_gbce_has_no_meaning_for_popular_negatives() -> None:
-    known = store()
-    NextItem(GBCE(M), sampler(known, 2, "shared"), known, 16).check(Bigram())
+    store = make_store()
+    NextItem(GBCE(M), sampler(store, 2, "shared"), store, 16).check(Bigram())
     with pytest.raises(UserError, match="loss=gbce is defined only for uniform negatives"):
-        NextItem(GBCE(M), sampler(known, 2, "popular"), known, 16).check(Bigram())
+        NextItem(GBCE(M), sampler(store, 2, "popular"), store, 16).check(Bigram())

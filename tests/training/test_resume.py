@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainer_helpers import IDENTITY, assert_equal, by_rows, fit, trainer
+from trainer_helpers import IDENTITY, assert_equal, fit, make_trainer, row_optimizers
 
 from sairlib.data.sequences import Rows
 from sairlib.errors import UserError
@@ -25,19 +25,19 @@ def test_four_epochs_are_two_and_two_more_bit_for_bit(
         monkeypatch.setattr(optimisers, "RARELY", 0)
     else:
         settings["weight_decay"] = 0.1
-    straight = trainer(**settings)
-    assert bool(by_rows(straight)) == rows
+    straight = make_trainer(**settings)
+    assert bool(row_optimizers(straight)) == rows
     whole = fit(straight, tmp_path / "straight")
 
-    first = trainer(**settings)
-    log = RunLog(make(tmp_path / "twice"))
+    first = make_trainer(**settings)
+    log = RunLog(make_directory(tmp_path / "twice"))
     with pytest.raises(KeyboardInterrupt):
         first.fit(Interrupting(log, 2))  # type: ignore[arg-type]
     log.close()
     with (tmp_path / "twice" / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "step": 9, "train": {}}\n{"epoch": 3, "st')  # what a killed process leaves
     torch.manual_seed(99)  # another process
-    second = trainer(99, **settings)
+    second = make_trainer(99, **settings)
     second.restore(checkpoint.load(tmp_path / "twice" / "last.pt"), tmp_path / "twice" / "last.pt")
     assert (second.progress.epoch, second.progress.step) == (2, 6)
     assert fit(second, tmp_path / "twice") == whole
@@ -46,7 +46,7 @@ def test_four_epochs_are_two_and_two_more_bit_for_bit(
         assert_equal(checkpoint.load(tmp_path / "twice" / name), checkpoint.load(tmp_path / "straight" / name))
 
 
-def make(directory: Path) -> Path:
+def make_directory(directory: Path) -> Path:
     directory.mkdir()
     return directory
 
@@ -68,25 +68,25 @@ class Interrupting:
 
 
 def test_a_finished_run_resumes_to_nothing(tmp_path: Path) -> None:
-    done = trainer()
+    done = make_trainer()
     records = fit(done, tmp_path)
-    again = trainer()
+    again = make_trainer()
     again.restore(checkpoint.load(tmp_path / "last.pt"), tmp_path / "last.pt")
     assert fit(again, tmp_path) == records
     assert_equal(again.model.state_dict(), done.model.state_dict())
 
 
 def test_a_state_of_something_else_is_refused_whole(tmp_path: Path) -> None:
-    fit(trainer(epochs=1), tmp_path)
+    fit(make_trainer(epochs=1), tmp_path)
     state = checkpoint.load(tmp_path / "last.pt")
     for wrong in (
         {**state, "identity": {**IDENTITY, "data and split": "line"}},
         {key: value for key, value in state.items() if key != "generator"},
         checkpoint.load(tmp_path / "best.pt"),  # weights alone
     ):
-        made = trainer(5)
-        before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+        trainer = make_trainer(5)
+        before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
         with pytest.raises(UserError, match=r"^last\.pt [^\n]*$"):
-            made.restore(wrong, Path("last.pt"))
-        assert_equal(dict(made.model.state_dict()), before)
-        assert made.progress.epoch == 0 and not made.optimizers[0].state_dict()["state"]
+            trainer.restore(wrong, Path("last.pt"))
+        assert_equal(dict(trainer.model.state_dict()), before)
+        assert trainer.progress.epoch == 0 and not trainer.optimizers[0].state_dict()["state"]

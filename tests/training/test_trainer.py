@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from trainer_helpers import assert_equal, by_rows, fit, losses, trainer
+from trainer_helpers import assert_equal, fit, losses, make_trainer, row_optimizers
 
 from sairlib.batch import Batch
 from sairlib.data.split import Part
@@ -23,13 +23,13 @@ from sairlib.training.trainer import Trainer
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    found = fit(trainer(epochs=30, eval_every=30), tmp_path)
-    assert losses(found)[-1] < 0.6 * losses(found)[0]
-    assert found[-2]["validation"]["sampled/hr@10"] > 0.8
+    records = fit(make_trainer(epochs=30, eval_every=30), tmp_path)
+    assert losses(records)[-1] < 0.6 * losses(records)[0]
+    assert records[-2]["validation"]["sampled/hr@10"] > 0.8
 
 
 def test_the_same_seed_gives_the_same_run_to_the_byte(tmp_path: Path) -> None:
-    first, second, other = (fit(trainer(seed), tmp_path / name) for seed, name in ((1, "a"), (1, "b"), (2, "c")))
+    first, second, other = (fit(make_trainer(seed), tmp_path / name) for seed, name in ((1, "a"), (1, "b"), (2, "c")))
     assert json.dumps(first) == json.dumps(second)
     assert losses(first) != losses(other)
     assert_equal(checkpoint.load(tmp_path / "a" / "last.pt"), checkpoint.load(tmp_path / "b" / "last.pt"))
@@ -41,10 +41,10 @@ def test_the_same_seed_gives_the_same_run_to_the_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 def test_the_first_step_of_each_optimizer_is_that_of_its_paper(optimizer: str, weight_decay: float) -> None:
     """From nothing, Adam and Adagrad both go by lr against the gradient's sign, however large it is."""
-    made = trainer(optimizer=optimizer, weight_decay=weight_decay, dropout=0.0)
-    before = [p.detach().clone() for p in made.model.parameters()]
-    made.step(made.store.epoch(16, 1, made.generator)[0])
-    for weights, old in zip(made.model.parameters(), before, strict=True):
+    trainer = make_trainer(optimizer=optimizer, weight_decay=weight_decay, dropout=0.0)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.step(trainer.store.epoch(16, 1, trainer.generator)[0])
+    for weights, old in zip(trainer.model.parameters(), before, strict=True):
         assert weights.grad is not None
         gradient, shrunk = weights.grad, old
         if optimizer == "adamw":
@@ -56,18 +56,18 @@ def test_the_first_step_of_each_optimizer_is_that_of_its_paper(optimizer: str, w
         assert sure.float().mean() > 0.3
 
 
-def scripted(made: Trainer, monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
+def scripted(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
     """Let validation find these figures, in turn."""
-    found = iter(figures)
+    values = iter(figures)
 
-    class Found:
+    class Scripted:
         def means(self, ks: tuple[int, ...]) -> dict[str, float]:
-            return {"ndcg@10": next(found)}
+            return {"ndcg@10": next(values)}
 
-    monkeypatch.setattr(made.evaluator, "rank", lambda model, part: {"sampled": Found()} if part is VALID else None)
+    def rank(model: object, part: Part) -> Any:
+        return {"sampled": Scripted()} if part is Part.VALIDATION else None
 
-
-VALID = Part.VALIDATION
+    monkeypatch.setattr(trainer.evaluator, "rank", rank)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_early_stop_and_best_weights(
     stopped: int,
     best: int,
 ) -> None:
-    made = trainer(epochs=9, batch_size=40, **settings)
-    scripted(made, monkeypatch, figures)
+    trainer = make_trainer(epochs=9, batch_size=40, **settings)
+    scripted(trainer, monkeypatch, figures)
     weights = {}
     save = checkpoint.save
 
@@ -100,18 +100,18 @@ def test_early_stop_and_best_weights(
         save(path, state)
 
     monkeypatch.setattr(checkpoint, "save", watched)
-    fit(made, tmp_path)
-    assert max(weights) == made.progress.epoch == stopped
-    assert made.progress.best_epoch == best
-    kept = checkpoint.load(tmp_path / "best.pt")
-    assert kept["epoch"] == best
-    assert_equal(kept["model"], weights[best])
+    fit(trainer, tmp_path)
+    assert max(weights) == trainer.progress.epoch == stopped
+    assert trainer.progress.best_epoch == best
+    best_checkpoint = checkpoint.load(tmp_path / "best.pt")
+    assert best_checkpoint["epoch"] == best
+    assert_equal(best_checkpoint["model"], weights[best])
 
 
 def test_schedules() -> None:
     def rates(**settings: Any) -> list[float]:
-        made = TrainingSettings(lr=0.4, **settings)
-        return [made.lr_at(step, 8) for step in range(8)]
+        chosen = TrainingSettings(lr=0.4, **settings)
+        return [chosen.lr_at(step, 8) for step in range(8)]
 
     assert rates() == [0.4] * 8
     assert rates(schedule="linear") == pytest.approx([0.4 * (1 - step / 8) for step in range(8)])
@@ -122,26 +122,26 @@ def test_schedules() -> None:
 
 
 def test_the_rate_reaches_the_optimiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = trainer(schedule="linear", warmup_steps=2, epochs=2)
+    trainer = make_trainer(schedule="linear", warmup_steps=2, epochs=2)
     seen = []
-    optimizer = made.optimizers[0]
+    optimizer = trainer.optimizers[0]
     step = optimizer.step
     monkeypatch.setattr(optimizer, "step", lambda: (seen.append(optimizer.param_groups[0]["lr"]), step()))
-    fit(made, tmp_path)
-    assert seen == [made.settings.lr_at(i, 6) for i in range(6)]
+    fit(trainer, tmp_path)
+    assert seen == [trainer.settings.lr_at(i, 6) for i in range(6)]
 
 
-def gradient_norm(made: Trainer) -> float:
-    return float(torch.sqrt(sum((p.grad**2).sum() for p in made.model.parameters() if p.grad is not None)))  # type: ignore[arg-type]
+def gradient_norm(trainer: Trainer) -> float:
+    return float(torch.sqrt(sum((p.grad**2).sum() for p in trainer.model.parameters() if p.grad is not None)))  # type: ignore[arg-type]
 
 
 def test_clipping_bounds_the_gradient_and_logs_what_it_was(tmp_path: Path) -> None:
     logged, left = [], []
     for limit in (0.0, 0.01):
-        made = trainer(grad_clip=limit, epochs=1, batch_size=1000)  # a single step
-        records = fit(made, tmp_path / str(limit))
+        trainer = make_trainer(grad_clip=limit, epochs=1, batch_size=1000)  # a single step
+        records = fit(trainer, tmp_path / str(limit))
         logged += [record["train"]["gradient_norm"] for record in records if "train" in record]
-        left.append(gradient_norm(made))
+        left.append(gradient_norm(trainer))
     assert logged[0] == pytest.approx(left[0]) and logged[0] > 0.01
     assert logged[1] == pytest.approx(logged[0])
     assert left[1] == pytest.approx(0.01, rel=1e-3)
@@ -150,40 +150,40 @@ def test_clipping_bounds_the_gradient_and_logs_what_it_was(tmp_path: Path) -> No
 @pytest.mark.parametrize("sair", [False, True])
 def test_a_batch_in_pieces_is_the_same_batch(sair: bool) -> None:
     # Without dropout and where nothing is left to be a negative, a step draws nothing: pieces only change roundings.
-    whole, pieces = trainer(sair=sair, dropout=0.0), trainer(sair=sair, dropout=0.0)
+    whole, pieces = make_trainer(sair=sair, dropout=0.0), make_trainer(sair=sair, dropout=0.0)
     rows = whole.store.epoch(1000, 8, whole.generator)[0]  # all of them
-    for made in (whole, pieces):
-        made.store.unseen.sizes.zero_()
+    for trainer in (whole, pieces):
+        trainer.store.unseen.sizes.zero_()
     whole.steps_at_once, pieces.steps_at_once = None, 40
     expected = whole.step(rows)
     cut = pieces.store.pieces(rows, 40)
     assert len(cut) > 3
     assert sorted(torch.cat([piece.users_B for piece in cut]).tolist()) == sorted(rows.users_B.tolist())
-    found = pieces.step(rows)
-    assert found.padded_steps < expected.padded_steps and found.real_steps == expected.real_steps
-    assert found.figures.keys() == expected.figures.keys() and (len(expected.figures) > 2) == sair
+    actual = pieces.step(rows)
+    assert actual.padded_steps < expected.padded_steps and actual.real_steps == expected.real_steps
+    assert actual.figures.keys() == expected.figures.keys() and (len(expected.figures) > 2) == sair
     for name in expected.figures:
-        torch.testing.assert_close(found.figures[name], expected.figures[name])
+        torch.testing.assert_close(actual.figures[name], expected.figures[name])
     for one, other in zip(pieces.model.parameters(), whole.model.parameters(), strict=True):
         if other.grad is not None:
             torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_bf16_trains_and_keeps_fp32_weights(tmp_path: Path) -> None:
-    expected = losses(fit(trainer(epochs=2), tmp_path / "fp32"))
-    made = trainer(precision="bf16", epochs=2)
-    found = losses(fit(made, tmp_path / "bf16"))
-    assert found == pytest.approx(expected, rel=0.02) and found != expected
-    assert {p.dtype for p in made.model.parameters()} == {torch.float32}
+    expected = losses(fit(make_trainer(epochs=2), tmp_path / "fp32"))
+    trainer = make_trainer(precision="bf16", epochs=2)
+    actual = losses(fit(trainer, tmp_path / "bf16"))
+    assert actual == pytest.approx(expected, rel=0.02) and actual != expected
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_trains_alike(tmp_path: Path) -> None:
-    plain = trainer(epochs=1, dropout=0.0)  # dropout draws differently in a compiled graph
+    plain = make_trainer(epochs=1, dropout=0.0)  # dropout draws differently in a compiled graph
     expected = losses(fit(plain, tmp_path / "a"))
-    found = losses(fit(trainer(epochs=1, dropout=0.0, compile=True), tmp_path / "b"))
-    assert found == pytest.approx(expected, rel=1e-3)
+    actual = losses(fit(make_trainer(epochs=1, dropout=0.0, compile=True), tmp_path / "b"))
+    assert actual == pytest.approx(expected, rel=1e-3)
     assert checkpoint.load(tmp_path / "b" / "best.pt")["model"].keys() == plain.model.state_dict().keys()
 
 
@@ -191,20 +191,20 @@ def test_compiled_trains_alike(tmp_path: Path) -> None:
 def test_no_number_stops_the_run_and_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
 ) -> None:
-    made = trainer(epochs=5)
-    loss = made.loss
+    trainer = make_trainer(epochs=5)
+    loss = trainer.loss
     steps = iter(range(1, 100))
 
     def broken(model: SASRec, batch: Batch, share: float) -> dict[str, Tensor]:
         parts = loss(model, batch, share)
         return {"bce": parts["bce"] * (bad if next(steps) == 8 else 1.0)}
 
-    made.loss = broken
+    trainer.loss = broken
     with pytest.raises(NonFiniteError, match=r"^loss, bce.* became NaN or inf at step 8$"):
-        fit(made, tmp_path)
-    kept = checkpoint.load(tmp_path / "last.pt")
-    assert kept["progress"]["epoch"] == 2
-    assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
+        fit(trainer, tmp_path)
+    last_checkpoint = checkpoint.load(tmp_path / "last.pt")
+    assert last_checkpoint["progress"]["epoch"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in last_checkpoint["model"].values())
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()])
@@ -214,16 +214,16 @@ def test_too_little_memory_says_what_to_lower(
     def full(model: SASRec, batch: Batch, share: float) -> dict[str, Tensor]:
         raise error
 
-    made = trainer()
-    monkeypatch.setattr(made, "loss", full)
+    trainer = make_trainer()
+    monkeypatch.setattr(trainer, "loss", full)
     with pytest.raises(UserError, match=r"not enough memory for a training step: lower training.batch_size=\d+"):
-        fit(made, tmp_path)
+        fit(trainer, tmp_path)
 
 
 @pytest.mark.parametrize("monitor", ["full/ndcg@10", "sampled/ndcg@5", "ndcg@10", "sampled", "sampled/auc"])
 def test_a_monitor_that_is_not_measured_is_refused(monitor: str) -> None:
     with pytest.raises(UserError, match="is not measured: rankings are sampled, metrics hr@10, mrr, ndcg@10"):
-        trainer(monitor=monitor)
+        make_trainer(monitor=monitor)
 
 
 @pytest.mark.parametrize(
@@ -257,12 +257,12 @@ def test_updating_a_large_table_by_rows_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sair: bool
 ) -> None:
     """Losses and weights, to rounding."""
-    whole = trainer(sair=sair, schedule="linear")
+    whole = make_trainer(sair=sair, schedule="linear")
     expected = fit(whole, tmp_path / "whole")
     monkeypatch.setattr(optimisers, "RARELY", 0)
-    parted = trainer(sair=sair, schedule="linear")
-    assert by_rows(parted) and not by_rows(whole)
-    found = fit(parted, tmp_path / "by_rows")
-    np.testing.assert_allclose(losses(found), losses(expected), rtol=1e-4)
+    by_rows = make_trainer(sair=sair, schedule="linear")
+    assert row_optimizers(by_rows) and not row_optimizers(whole)
+    actual = fit(by_rows, tmp_path / "by_rows")
+    np.testing.assert_allclose(losses(actual), losses(expected), rtol=1e-4)
     for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(parted.model.state_dict()[name], value, rtol=1e-2, atol=1e-3, msg=name)
+        torch.testing.assert_close(by_rows.model.state_dict()[name], value, rtol=1e-2, atol=1e-3, msg=name)

@@ -1,4 +1,4 @@
-"""Every kernel with its plain version and arguments drawn for both."""
+"""Every kernel with its plain version and random arguments for both."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ from sairlib.nn.kernels.windows import plain_recent, recent
 class Call(NamedTuple):
     """Two functions of the same arguments; ``function`` is the name of the autograd function in the fast one.
 
-    ``real``: which of the results mean something; None for all.
+    ``real``: which entries of the result have a meaning; None for all.
     """
 
     fast: Callable[..., Tensor]
@@ -28,15 +28,15 @@ class Call(NamedTuple):
     real: Tensor | None = None
 
     def on(self, device: str) -> tuple[list[Tensor], list[Tensor]]:
-        """The arguments there, and those among them that have gradients."""
+        """The arguments on ``device``, and those among them that need gradients."""
         moved = [argument.detach().to(device) for argument in self.arguments]
         return moved, [argument.requires_grad_() for argument in moved if argument.is_floating_point()]
 
 
 def attention(n: int, width: int) -> Call:
     heads = 1 + n % 2
-    whole = 2 * torch.randn(2, n, heads, 3 * width)
-    parts = [part.transpose(1, 2) for part in whole.split(width, -1)]  # not contiguous, as in the layer
+    joint = 2 * torch.randn(2, n, heads, 3 * width)
+    parts = [part.transpose(1, 2) for part in joint.split(width, -1)]  # not contiguous, as in the layer
     return Call(causal_attention, plain_causal_attention, parts, "_Blocked")
 
 
@@ -81,15 +81,15 @@ CALLS: dict[str, Callable[[int, int], Call]] = {
 }
 
 
-def ours(result: Tensor) -> set[str]:
+def our_functions(result: Tensor) -> set[str]:
     """Names of this package's autograd functions in the graph behind a result."""
-    found, seen, queue = set(), set(), [result.grad_fn]
+    names, seen, queue = set(), set(), [result.grad_fn]
     while queue:
         node: Any = queue.pop()
         if node is not None and node not in seen:
             seen.add(node)
             queue += [parent for parent, _ in node.next_functions]
-            made_by = getattr(node, "_forward_cls", None)
-            if made_by is not None and made_by.__module__.startswith("sairlib."):
-                found.add(made_by.__name__)
-    return found
+            function = getattr(node, "_forward_cls", None)
+            if function is not None and function.__module__.startswith("sairlib."):
+                names.add(function.__name__)
+    return names

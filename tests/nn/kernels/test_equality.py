@@ -1,10 +1,10 @@
-"""Every kernel is its plain version, in values and gradients. Dropout, which is random: tests/nn/test_dropout.py."""
+"""Every kernel equals its plain version, in values and gradients. Dropout is random: see tests/nn/test_layers.py."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_calls import CALLS, ours
+from kernel_calls import CALLS, our_functions
 from torch import Tensor
 
 from sairlib.nn.kernels.attention import BLOCK, causal_attention, plain_causal_attention
@@ -20,14 +20,14 @@ SIZES = st.one_of(st.integers(1, 12), st.sampled_from([BLOCK - 1, BLOCK, BLOCK +
 def test_values_and_gradients_are_those_of_the_plain_version(name: str, n: int, width: int, seed: int) -> None:
     torch.manual_seed(seed)
     call = CALLS[name](n, width)
-    arguments, learnt = call.on("cpu")
+    arguments, learned = call.on("cpu")
     fast, plain = call.fast(*arguments), call.plain(*arguments)
-    assert ours(fast) == {call.function} and not ours(plain)
+    assert our_functions(fast) == {call.function} and not our_functions(plain)
     upstream = torch.randn_like(plain)
     if call.real is not None:
-        fast, plain = (found.where(call.real, 0.0) for found in (fast, plain))
+        fast, plain = (result.where(call.real, 0.0) for result in (fast, plain))
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
-    for one, other in zip(*(torch.autograd.grad(f, learnt, upstream) for f in (fast, plain)), strict=True):
+    for one, other in zip(*(torch.autograd.grad(result, learned, upstream) for result in (fast, plain)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
@@ -36,27 +36,27 @@ def test_sparse_gradients_of_rows_are_those_of_the_plain_version(pad: int | None
     table_MD, ids = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.tensor([[4, 0, 4], [3, 1, 0]])
     upstream = torch.randn(2, 3, 3, dtype=torch.float64)
 
-    def gradient(found: Tensor) -> Tensor:
-        (found_MD,) = torch.autograd.grad(found, table_MD, upstream)
-        assert found_MD.is_sparse
-        return found_MD.to_dense()
+    def gradient(vectors: Tensor) -> Tensor:
+        (gradient_MD,) = torch.autograd.grad(vectors, table_MD, upstream)
+        assert gradient_MD.is_sparse
+        return gradient_MD.to_dense()
 
     torch.testing.assert_close(gradient(rows(table_MD, ids, pad, True)), gradient(plain_rows(table_MD, ids, pad, True)))
 
 
 @pytest.mark.parametrize("ids", [[], [2]])
 def test_rows_of_few_ids(ids: list[int]) -> None:
-    table_MD, wanted = torch.randn(5, 3, requires_grad=True), torch.tensor(ids, dtype=torch.long)
-    assert torch.equal(rows(table_MD, wanted), plain_rows(table_MD, wanted))
-    (gradient,) = torch.autograd.grad(rows(table_MD, wanted).sum(), table_MD)
+    table_MD, ids_I = torch.randn(5, 3, requires_grad=True), torch.tensor(ids, dtype=torch.long)
+    assert torch.equal(rows(table_MD, ids_I), plain_rows(table_MD, ids_I))
+    (gradient,) = torch.autograd.grad(rows(table_MD, ids_I).sum(), table_MD)
     assert gradient.sum().item() == 3 * len(ids)
 
 
-def test_what_the_block_by_block_way_has_not_it_leaves_to_the_plain_one() -> None:
+def test_attention_by_blocks_leaves_dropout_and_double_precision_to_the_plain_version() -> None:
     parts = [torch.randn(1, 1, 3, 4, requires_grad=True) for _ in range(3)]
-    assert ours(causal_attention(*parts)) and not ours(causal_attention(*parts, dropout=0.5))
+    assert our_functions(causal_attention(*parts)) and not our_functions(causal_attention(*parts, dropout=0.5))
     double = [part.double() for part in parts]
-    assert not ours(causal_attention(*double))
+    assert not our_functions(causal_attention(*double))
     torch.testing.assert_close(causal_attention(*double), plain_causal_attention(*double))
 
 

@@ -1,4 +1,4 @@
-"""Gradients written out by hand against finite differences."""
+"""Hand-written gradients against finite differences."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_squared_distances() -> None:
     states = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     vectors = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
     assert gradcheck(squared_distances, (states, vectors))
-    found = squared_distances(states, vectors)
+    distances = squared_distances(states, vectors)
     torch.testing.assert_close(
-        found, torch.stack([torch.cdist(s[:, None], v)[:, 0] ** 2 for s, v in zip(states, vectors, strict=True)])
+        distances, torch.stack([torch.cdist(s[:, None], v)[:, 0] ** 2 for s, v in zip(states, vectors, strict=True)])
     )

@@ -1,4 +1,4 @@
-"""Where the fast ways are taken: on CPU, and nowhere while the switch forbids them."""
+"""Fast kernels run on CPU only, and never while the switch turns them off."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_calls import CALLS, ours
+from kernel_calls import CALLS, our_functions
 from torch import Tensor
 
 from sairlib.nn.kernels import parts
@@ -27,19 +27,19 @@ def test_the_switch_gives_the_plain_version(name: str) -> None:
     torch.manual_seed(0)
     call = CALLS[name](5, 3)
     arguments, _ = call.on("cpu")
-    assert ours(call.fast(*arguments)) == {call.function}
+    assert our_functions(call.fast(*arguments)) == {call.function}
     with plain_kernels():
-        found = call.fast(*arguments)
-        assert not ours(found) and torch.equal(found, call.plain(*arguments))
-    assert ours(call.fast(*arguments)) == {call.function}
+        result = call.fast(*arguments)
+        assert not our_functions(result) and torch.equal(result, call.plain(*arguments))
+    assert our_functions(call.fast(*arguments)) == {call.function}
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_no_autograd_function_of_ours_runs_on_another_device(name: str) -> None:
     call = CALLS[name](5, 3)
     arguments, _ = call.on("meta")
-    found = call.fast(*arguments)
-    assert found.device.type == "meta" and found.requires_grad and not ours(found)
+    result = call.fast(*arguments)
+    assert result.device.type == "meta" and result.requires_grad and not our_functions(result)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -47,7 +47,7 @@ def test_no_autograd_function_of_ours_runs_while_torch_compiles(name: str, monke
     call = CALLS[name](5, 3)
     arguments, _ = call.on("cpu")
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not ours(call.fast(*arguments))
+    assert not our_functions(call.fast(*arguments))
 
 
 def test_dropout_is_pytorchs_own_under_the_switch() -> None:
@@ -57,10 +57,10 @@ def test_dropout_is_pytorchs_own_under_the_switch() -> None:
         torch.manual_seed(0)
         return function(x, 0.5)
 
-    wanted = seeded(plain_dropout)
-    assert not torch.equal(seeded(dropout), wanted)
+    expected = seeded(plain_dropout)
+    assert not torch.equal(seeded(dropout), expected)
     with plain_kernels():
-        assert torch.equal(seeded(dropout), wanted)
+        assert torch.equal(seeded(dropout), expected)
 
 
 def test_costs_are_computed_whole_under_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,10 +71,10 @@ def test_costs_are_computed_whole_under_the_switch(monkeypatch: pytest.MonkeyPat
         sizes.append(len(rows))
         return rows
 
-    asked = torch.arange(70) != 2
-    assert parts.in_parts(cost, 1, asked, rows)[2] == 0 and sizes == [32, 32, 5]
+    has_target = torch.arange(70) != 2
+    assert parts.in_parts(cost, 1, has_target, rows)[2] == 0 and sizes == [32, 32, 5]
     with plain_kernels():
-        assert torch.equal(parts.in_parts(cost, 1, asked, rows), rows) and sizes[3:] == [70]
+        assert torch.equal(parts.in_parts(cost, 1, has_target, rows), rows) and sizes[3:] == [70]
 
 
 def test_the_switch_is_put_back_after_an_error() -> None:
@@ -94,7 +94,7 @@ import json, sys
 import torch
 from golden import CASES, golden
 
-from sairlib.nn.kernels import attention, distances, lookup, softmax, windows  # before their subclasses are asked for
+from sairlib.nn.kernels import attention, distances, lookup, softmax, windows  # define the autograd functions
 
 applied = set()
 for kind in torch.autograd.Function.__subclasses__():
@@ -112,21 +112,21 @@ print(json.dumps({"losses": losses, "applied": sorted(applied)}))
 def golden_runs() -> Callable[[str], dict[str, Any]]:
     @cache
     def run(plain: str) -> dict[str, Any]:
-        place = {**os.environ, "PYTHONPATH": os.pathsep.join([GOLDEN, *sys.path]), "SAIRLIB_PLAIN_KERNELS": plain}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([GOLDEN, *sys.path]), "SAIRLIB_PLAIN_KERNELS": plain}
         command = [sys.executable, "-c", PROGRAM, *CASES]
-        done = subprocess.run(command, env=place, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert finished.returncode == 0, finished.stderr
+        output: dict[str, Any] = json.loads(finished.stdout)
+        return output
 
     return run
 
 
-def test_a_run_takes_every_fast_way(golden_runs: Callable[[str], dict[str, Any]]) -> None:
+def test_a_run_uses_every_fast_kernel(golden_runs: Callable[[str], dict[str, Any]]) -> None:
     assert golden_runs("0")["applied"] == sorted(CALLS[name](1, 1).function for name in CALLS)
 
 
-def test_with_the_environment_s_switch_a_run_takes_none_and_costs_the_same(
+def test_with_the_environment_s_switch_a_run_uses_none_and_costs_the_same(
     golden_runs: Callable[[str], dict[str, Any]],
 ) -> None:
     plain, fast = golden_runs("1"), golden_runs("0")
