@@ -18,11 +18,11 @@ RUN_FILES = {
     *("config.yaml", "run.json", "metrics.jsonl", "best.pt", "last.pt", "ranks.npz", "test.json"),
     *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
 }
-"""What a finished run consists of, beside the file for TensorBoard, whose name holds the time."""
+"""The files of a finished run, except the one for TensorBoard, whose name holds the time."""
 
 
 def call(main: Callable[[], None], patch: pytest.MonkeyPatch, *overrides: str) -> int:
-    """The exit code of a command with these words."""
+    """Run a command with these words; returns its exit code."""
     patch.setattr(sys, "argv", ["command", *overrides])
     try:
         main()
@@ -34,7 +34,7 @@ def call(main: Callable[[], None], patch: pytest.MonkeyPatch, *overrides: str) -
 
 
 class Commands:
-    """Both commands, in a directory of their own with a data set that stands in for ml-latest-small."""
+    """Both commands, in a directory of their own with a small data set in place of ml-latest-small."""
 
     def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
         self.home, self.patch = home, patch
@@ -48,7 +48,7 @@ class Commands:
         return self.home / run
 
     def evaluate(self, run: str, *overrides: str) -> Path:
-        """The file with the figures."""
+        """Evaluate the run again; returns the file with the figures."""
         output = f"{run}-again.json"
         assert call(evaluate.main, self.patch, "device=cpu", f"run={run}", f"output={output}", *overrides) == 0
         return self.home / output
@@ -61,36 +61,41 @@ def epochs(run: Path) -> list[dict[str, float]]:
 
 
 def figures(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def write_ratings(path: Path, actions: Actions) -> None:
+    """A ratings.csv in MovieLens' layout; an action's time is its place in the list."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["userId", "movieId", "rating", "timestamp"])
+        writer.writerows((user, item, 4.0, time) for time, (user, item) in enumerate(actions))
 
 
 def write_data(home: Path, actions: Actions) -> None:
-    """In the layout of ml-latest-small; films have 1 to 3 of 5 genres, and one has none."""
+    """A data set in the layout of ml-latest-small; films have 1 to 3 of 5 genres, and one has none."""
     folder = home / "data" / "ml-latest-small"
-    folder.mkdir(parents=True)
-    with (folder / "ratings.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["userId", "movieId", "rating", "timestamp"])
-        rows.writerows((user, item, 4.0, time) for time, (user, item) in enumerate(actions))
+    write_ratings(folder / "ratings.csv", actions)
     with (folder / "movies.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["movieId", "title", "genres"])
+        writer = csv.writer(file)
+        writer.writerow(["movieId", "title", "genres"])
         for item in sorted({item for _, item in actions}):
             genres = [f"Genre {(item + i) % 5}" for i in range(1 + item % 3)] if item else ["(no genres listed)"]
-            rows.writerow([item, f"Film {item}", "|".join(genres)])
+            writer.writerow([item, f"Film {item}", "|".join(genres)])
 
 
-def turning(n_users: int = 40, n_old: int = 30, n_new: int = 30) -> Actions:
-    """People of 5 to 11 actions whose last two items nobody ever takes in training.
+def actions_with_new_last_items(n_users: int = 40, n_old: int = 30, n_new: int = 30) -> Actions:
+    """Users with 5 to 11 actions whose last two items occur in no training part.
 
-    The longer a model trains, the worse it ranks them: the best epoch is an early one.
+    The longer a model trains, the worse it ranks those items, so the best epoch is an early one.
     """
-    found = []
+    actions = []
     for user in range(n_users):
-        found += [(user, (3 * user + (1 + user % 3) * step) % n_old) for step in range(3 + user % 7)]
-        found += [(user, n_old + (user + shift) % n_new) for shift in (0, 7)]
-    return found
+        actions += [(user, (3 * user + (1 + user % 3) * step) % n_old) for step in range(3 + user % 7)]
+        actions += [(user, n_old + (user + shift) % n_new) for shift in (0, 7)]
+    return actions
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -99,7 +104,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def refused(answer: tuple[int, str, str], *words: str) -> bool:
-    """The command said no, in one plain line that holds all ``words``. An answer is (exit code, stdout, stderr)."""
+    """Whether the command failed with one line that holds all ``words``. ``answer``: (exit code, stdout, stderr)."""
     code, _, err = answer
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
     assert all(word in err for word in words), err

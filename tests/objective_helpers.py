@@ -25,7 +25,7 @@ def next_item(
     batch_size: int = 16,
     steps_per_batch: float | None = None,
 ) -> NextItem:
-    """``kind="none"`` for a loss over all items; ``steps_per_batch`` in the place of the epoch's mean."""
+    """``kind="none"``: for a loss over all items. ``steps_per_batch``: replaces the epoch's mean."""
     negatives = None if kind == "none" else sampler(store, n_negatives, kind)
     objective = NextItem(loss or BCE(), negatives, store, batch_size, n_targets)
     if steps_per_batch is not None:
@@ -34,7 +34,7 @@ def next_item(
 
 
 def batch_of(objective: Objective, users_B: Tensor, seed: int = 0) -> Batch:
-    """What the objective asks about these users."""
+    """The objective's batch of these users."""
     generator = torch.Generator().manual_seed(seed)
     rows = Rows(users_B, int(objective.store.train_steps(users_B).max()))
     [(batch, share)] = objective.batches(rows, generator)

@@ -14,7 +14,7 @@ from sairlib.data.split import Split, Targets, leave_one_out
 def make_dataset(sequences: Sequence[Sequence[int]], n_items: int, timed: bool = False) -> Dataset:
     """Users 0, 1, ... with these items of 1..n_items, without categories.
 
-    ``timed``: an action's time is its place among all actions, from 1.
+    ``timed``: an action's time is its number among all actions, from 1.
     """
     items = np.concatenate([np.array(sequence, np.int64) for sequence in sequences])
     offsets = np.cumsum([0, *map(len, sequences)])
@@ -24,12 +24,12 @@ def make_dataset(sequences: Sequence[Sequence[int]], n_items: int, timed: bool =
 
 
 def make_split(sequences: Sequence[Sequence[int]], n_items: int, timed: bool = False) -> Split:
-    """Leave-one-out."""
+    """The leave-one-out split of these sequences."""
     return leave_one_out(make_dataset(sequences, n_items, timed))
 
 
 def make_targets(*pairs: tuple[int, int]) -> Targets:
-    """Of (user, position) pairs."""
+    """Targets of these (user, position) pairs."""
     users_E, positions_E = np.array(pairs, np.int64).reshape(-1, 2).T
     return Targets(users_E.copy(), positions_E.copy())
 

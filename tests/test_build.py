@@ -27,9 +27,9 @@ pytestmark = pytest.mark.skipif(not CONF.is_dir(), reason="needs a checkout: the
 
 
 def names(group: str) -> list[str]:
-    """What a group may be given; experiments as folder/name."""
-    found = (CONF / group).rglob("*.yaml") if group == "experiment" else (CONF / group).glob("*.yaml")
-    return sorted(path.relative_to(CONF / group).with_suffix("").as_posix() for path in found)
+    """The options of a group; experiments as folder/name."""
+    paths = (CONF / group).rglob("*.yaml") if group == "experiment" else (CONF / group).glob("*.yaml")
+    return sorted(path.relative_to(CONF / group).with_suffix("").as_posix() for path in paths)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,7 +111,7 @@ def test_every_protocol_says_what_figures_hang_on(protocol: str) -> None:
 
 @pytest.mark.parametrize("loss", names("loss"))
 def test_every_loss_trains(loss: str) -> None:
-    split = small(with_categories=False)
+    split = small_split(with_categories=False)
     config = composed(f"loss={loss}", "model=sasrec", "model.d=4", "max_len=5")
     store = SequenceStore(split, 5, torch.device("cpu"))
     objective = build.objective(config, store, 16)
@@ -122,14 +122,14 @@ def test_every_loss_trains(loss: str) -> None:
     assert parts[loss] > 0 and all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_an_option_that_a_loss_has_not_is_refused() -> None:
-    store = SequenceStore(small(with_categories=False), 5, torch.device("cpu"))
+def test_an_unknown_option_of_a_loss_is_refused() -> None:
+    store = SequenceStore(small_split(with_categories=False), 5, torch.device("cpu"))
     with pytest.raises(UserError, match="margin") as caught:
         build.objective(composed("loss=bpr", "+loss.margin=0.5"), store, 16)
     assert "\n" not in str(caught.value)
 
 
-def small(with_categories: bool) -> Any:
+def small_split(with_categories: bool) -> Any:
     sequences = np.arange(60) % 12 + 1
     categories = np.full((13, 1 if with_categories else 0), 0)
     if with_categories:
@@ -142,8 +142,8 @@ def small(with_categories: bool) -> Any:
 @pytest.mark.parametrize("name", names("model"))
 def test_every_model_is_built(name: str) -> None:
     config = composed(f"model={name}", "max_len=5")
-    made = build.model(config, small(True), torch.device("cpu"))
-    scores = made.head.score_all(made.newest(History(torch.tensor([0]), torch.tensor([[1, 2, 3]]))))
+    model = build.model(config, small_split(True), torch.device("cpu"))
+    scores = model.head.score_all(model.newest(History(torch.tensor([0]), torch.tensor([[1, 2, 3]]))))
     assert scores.shape == (1, 13) and torch.isfinite(scores).all()
 
 
@@ -181,6 +181,6 @@ def test_a_bad_setting_is_named(key: str, value: object, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_run_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no run \(no config\.yaml in it\)"):
         build.load_run(tmp_path)

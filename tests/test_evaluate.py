@@ -1,6 +1,5 @@
-"""A finished run's evaluation: the same again, or with other settings; its own files stay as they are."""
+"""Evaluating a finished run, with the same or other settings; the run's own files do not change."""
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_helpers import call, contents, refused
+from command_helpers import call, contents, refused, write_ratings
 
 from sairlib import evaluate, train
 
@@ -20,13 +19,8 @@ Command = Callable[..., tuple[int, str, str]]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny data set and a run on it."""
     home = tmp_path_factory.mktemp("trained")
-    (home / "data" / "ml-latest-small").mkdir(parents=True)
-    with (home / "data" / "ml-latest-small" / "ratings.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["userId", "movieId", "rating", "timestamp"])
-        writer.writerows(
-            (user, (3 * user + step) % 40, 4.0, step) for user in range(30) for step in range(4 + user % 5)
-        )
+    actions = [(user, (3 * user + step) % 40) for user in range(30) for step in range(4 + user % 5)]
+    write_ratings(home / "data" / "ml-latest-small" / "ratings.csv", actions)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYDRA_FULL_ERROR", "0")
         patch.setenv("SAIRLIB_DATA", str(home / "data"))
@@ -55,8 +49,8 @@ def command(
 
 
 def result(path: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(path).read_text())
-    return found
+    figures: dict[str, Any] = json.loads(Path(path).read_text())
+    return figures
 
 
 def test_the_same_settings_give_the_same_file_and_others_do_not(command: Command) -> None:
@@ -99,7 +93,7 @@ def test_mistakes_get_one_line_and_leave_nothing(command: Command) -> None:
     assert {name: after[name] for name in after if not name.startswith("cache")} == before
 
 
-def test_what_no_longer_fits_the_weights_is_refused(command: Command) -> None:
+def test_files_that_no_longer_fit_the_weights_are_refused(command: Command) -> None:
     best = Path("run/best.pt").read_bytes()
     Path("run/best.pt").write_bytes(best[:-100])
     assert refused(command("run=run"), "best.pt", "not a whole checkpoint")
@@ -114,5 +108,5 @@ def test_what_no_longer_fits_the_weights_is_refused(command: Command) -> None:
         assert refused(command("run=run"))
     Path("run/config.yaml").write_text(config)
     with Path("data/ml-latest-small/ratings.csv").open("a") as file:
-        file.write("3,11,4.0,99\n")
+        file.write("3,11,4.0,999\n")
     assert refused(command("run=run"), "best.pt", "another data and split")

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: nothing half-made is left behind, and what stood there before is untouched."""
+"""Files are written whole or not at all: a failure leaves no partial file, and the earlier file stays as it was."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 import pytest
 import torch
-from small_data import split
+from small_data import make_split
 
 from sairlib.data import download
 from sairlib.data.filters import Filters
@@ -21,7 +21,7 @@ from sairlib.evaluation.rankings import Ranks
 from sairlib.files import whole_file, write_json, write_text
 from sairlib.run import checkpoint, report
 
-BEFORE = b"what stood there before"
+BEFORE = b"earlier content"
 
 
 class NoRoomError(OSError):
@@ -129,13 +129,13 @@ def test_text_and_json(tmp_path: Path) -> None:
         write_json(tmp_path / "gone" / "test.json", {})
 
 
-# All that sairlib writes, it writes so.
+# Every writer of sairlib uses it.
 
 RANKS = {"full": Ranks(np.array([3]), np.array([0]))}
 
 
 def save_ranks(path: Path) -> None:
-    report.save_ranks(path, RANKS, split([[1, 2, 3, 4]], 5))
+    report.save_ranks(path, RANKS, make_split([[1, 2, 3, 4]], 5))
 
 
 def save_checkpoint(path: Path) -> None:
@@ -169,7 +169,7 @@ def test_every_file_is_written_whole_or_not_at_all(
     with monkeypatch.context() as patch:
         patch.setattr(os, fault, full)
         if write is cache:
-            write(folder / "file")  # only a lost convenience
+            write(folder / "file")  # a run can do without its cache
         else:
             with pytest.raises((UserError, NoRoomError), match="No space left on device"):
                 write(folder / "file")

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source; and that importing sairlib leaves torch and numpy as they were."""
+"""Which package may import which, checked in the source; and importing sairlib changes no global state."""
 
 import ast
 import subprocess
@@ -85,8 +85,8 @@ def test_imports_run_one_way(path: Path) -> None:
 
 @every_file
 def test_only_build_and_the_commands_know_hydra(path: Path) -> None:
-    found = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
-    assert room_of(path) in KNOW_HYDRA or not found & {"hydra", "omegaconf"}
+    packages = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
+    assert room_of(path) in KNOW_HYDRA or not packages & {"hydra", "omegaconf"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if place_of(p) in PURE], ids=lambda p: str(p.relative_to(SOURCE)))
@@ -143,5 +143,5 @@ sys.exit(f"changed by import: {changed}" if changed else 0)
 def test_importing_changes_no_global_state() -> None:
     parts = (path.relative_to(SOURCE.parent).with_suffix("").parts for path in FILES)
     modules = [".".join(p).removesuffix(".__init__") for p in parts]
-    done = subprocess.run([sys.executable, "-c", PROBE, *modules], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    finished = subprocess.run([sys.executable, "-c", PROBE, *modules], capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr

@@ -1,4 +1,4 @@
-"""The figures in the documents are those of the records, and say of a run what its record says."""
+"""The figures in the documents equal those of the recorded runs."""
 
 import importlib.util
 import json
@@ -42,7 +42,7 @@ def record(
     return folder
 
 
-def test_the_documents_are_what_the_records_say(results: ModuleType) -> None:
+def test_the_documents_equal_the_records(results: ModuleType) -> None:
     # Else run: python experiments/results.py
     stale = [path.name for path, text in results.generated().items() if path.read_text(encoding="utf-8") != text]
     assert stale == []
@@ -51,8 +51,8 @@ def test_the_documents_are_what_the_records_say(results: ModuleType) -> None:
 def test_every_preset_and_no_other_has_its_line_among_the_published(results: ModuleType) -> None:
     folder = HERE / "conf" / "experiment"
     presets = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.yaml")}
-    told = {f"{table}/{name}" for table, about in results.PUBLISHED["tables"].items() for name in about["presets"]}
-    assert told == presets
+    published = {f"{table}/{name}" for table, about in results.PUBLISHED["tables"].items() for name in about["presets"]}
+    assert published == presets
     assert set(results.PUBLISHED["renamed"].values()) <= presets
 
 
@@ -105,11 +105,11 @@ def test_records_are_kept_without_weights_and_folders(
     (run / "best.pt").write_bytes(b"weights")
     monkeypatch.setattr(results, "RUNS", tmp_path / "kept")
     results.keep("mine-s1", run)
-    kept = tmp_path / "kept" / "mine-s1"
-    assert {path.name for path in kept.iterdir()} == set(results.RECORDS)
-    assert "secret" not in (kept / "config.yaml").read_text()
-    shutil.rmtree(kept)
+    copied = tmp_path / "kept" / "mine-s1"
+    assert {path.name for path in copied.iterdir()} == set(results.RECORDS)
+    assert "secret" not in (copied / "config.yaml").read_text()
+    shutil.rmtree(copied)
     (run / "test.json").unlink()
     with pytest.raises(SystemExit, match=r"no test\.json"):
         results.keep("mine-s1", run)
-    assert not kept.exists()
+    assert not copied.exists()

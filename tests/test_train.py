@@ -1,6 +1,5 @@
-"""The command: a whole run from an empty directory, and one clear line for everything a person can get wrong."""
+"""The train command: a whole run from an empty directory, and one clear line for every mistake."""
 
-import csv
 import json
 import os
 import subprocess
@@ -13,8 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from command_helpers import contents, refused
-from hydra.core.global_hydra import GlobalHydra
+from command_helpers import call, contents, refused, write_ratings
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -31,25 +29,17 @@ TINY = [
 Command = Callable[..., tuple[int, str, str]]
 
 
-def ratings(path: Path, rows: list[tuple[int, int]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["userId", "movieId", "rating", "timestamp"])
-        writer.writerows((user, item, 4.0, time) for time, (user, item) in enumerate(rows))
-
-
 def walks(n_users: int = 20, n_items: int = 25, length: int = 9) -> list[tuple[int, int]]:
     return [(user, (3 * user + step) % n_items) for user in range(n_users) for step in range(length)]
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory to work in, with a tiny data set beside that stands in for ml-latest-small."""
+    """An empty working directory; beside it, a tiny data set replaces ml-latest-small."""
     monkeypatch.setenv("SAIRLIB_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("SAIRLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # put back after the test: the command sets it
-    ratings(tmp_path / "data" / "ml-latest-small" / "ratings.csv", walks())
+    write_ratings(tmp_path / "data" / "ml-latest-small" / "ratings.csv", walks())
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
     return tmp_path / "home"
@@ -60,26 +50,11 @@ def command(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     """Runs ``train`` in this process: exit code, stdout, stderr."""
 
     def run(*overrides: str, tiny: list[str] = TINY) -> tuple[int, str, str]:
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            [
-                "train",
-                *(word for word in overrides if word == "-m"),
-                *tiny,
-                *(word for word in overrides if word != "-m"),
-            ],
-        )
+        flags = [word for word in overrides if word == "-m"]
+        words = [word for word in overrides if word != "-m"]
         capfd.readouterr()
-        code: Any = 0
-        try:
-            train.main()
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            GlobalHydra.instance().clear()
-        out, err = capfd.readouterr()
-        return int(code or 0), out, err
+        code = call(train.main, monkeypatch, *flags, *tiny, *words)
+        return code, *capfd.readouterr()
 
     return run
 
@@ -91,7 +66,7 @@ def python(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]
 
 
 class Returned(Callback):
-    """Keeps what a job hands to Hydra, as a sweeper that searches for good settings would see it."""
+    """Records what a job returns to Hydra, which a sweeper would optimise."""
 
     values: ClassVar[list[Any]] = []
 
@@ -121,24 +96,24 @@ def test_a_whole_run_from_an_empty_directory_and_its_evaluation(
     assert done.stderr == ""
     run = tmp_path / "run"
     files = set(contents(run))
-    wanted = {"config.yaml", "run.json", "metrics.jsonl", "best.pt", "last.pt", "ranks.npz", "test.json"}
+    expected = {"config.yaml", "run.json", "metrics.jsonl", "best.pt", "last.pt", "ranks.npz", "test.json"}
     hydra = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
     events = {name for name in files if "tfevents" in name}
-    assert files - events == wanted | hydra and events
+    assert files - events == expected | hydra and events
     assert {path.name for path in tmp_path.iterdir()} == {"run", "cache"}
 
-    found = json.loads((run / "test.json").read_text())
+    figures = json.loads((run / "test.json").read_text())
     metrics = {f"{m}@{k}" for m in ("hr", "ndcg") for k in (5, 10, 20)} | {"mrr"}
     for ranking in ("sampled", "full"):
-        assert found[ranking].keys() == metrics == found["ci95"][ranking].keys()
-        for name, value in found[ranking].items():
-            low, high = found["ci95"][ranking][name]
+        assert figures[ranking].keys() == metrics == figures["ci95"][ranking].keys()
+        for name, value in figures[ranking].items():
+            low, high = figures["ci95"][ranking][name]
             assert 0 <= low <= value <= high <= 1
-    assert found["best_epoch"] == 1 and found["n_users"] == 610
+    assert figures["best_epoch"] == 1 and figures["n_users"] == 610
     record = json.loads((run / "run.json").read_text())
     for name in ("split_sha256", "candidates_sha256"):
-        assert len(found[name]) == 64 and record[name] == found[name]
-    assert found["split_sha256"] in done.stdout and "ndcg@10" in done.stdout
+        assert len(figures[name]) == 64 and record[name] == figures[name]
+    assert figures["split_sha256"] in done.stdout and "ndcg@10" in done.stdout
     assert record["seed"] == 1 and record["dataset"] == "ml-latest-small"
     assert {"git", "versions", "machine", "seconds", "command", "dataset_sha256"} <= record.keys()
     assert {*record["seconds"]} == {"preparing", "training_and_validation", "test"}
@@ -149,7 +124,7 @@ def test_a_whole_run_from_an_empty_directory_and_its_evaluation(
     with np.load(run / "ranks.npz") as ranks:
         rank = 1 + ranks["full_better"] + ranks["full_tied"] / 2
         assert len(ranks["user"]) == len(set(ranks["user"].tolist())) == 610
-        assert (1 / rank).mean() == pytest.approx(found["full"]["mrr"], rel=1e-3)
+        assert (1 / rank).mean() == pytest.approx(figures["full"]["mrr"], rel=1e-3)
 
     before = contents(run)
     again = python("sairlib.evaluate", "run=run", "output=again.json", "device=cpu", SAIRLIB_CACHE=cache)
@@ -166,7 +141,7 @@ def test_a_mistake_on_the_real_command_line_gets_one_line(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_never_overwritten_but_gone_on_with(home: Path, command: Command) -> None:
+def test_a_run_is_never_overwritten_but_can_be_resumed(home: Path, command: Command) -> None:
     assert command()[0] == 0
     before = contents(home / "run")
     assert refused(command("training.epochs=3"), "run_dir=", "already holds a run", "python -m sairlib.resume run=")
@@ -182,17 +157,17 @@ def test_a_run_is_never_overwritten_but_gone_on_with(home: Path, command: Comman
     assert (home / "run" / "test.json").read_text() == (home / "straight" / "test.json").read_text()
 
 
-def test_a_run_goes_on_as_it_began_unless_told_otherwise(home: Path, command: Command) -> None:
+def test_a_resumed_run_keeps_its_settings_unless_they_are_overridden(home: Path, command: Command) -> None:
     assert (
         command("experiment=quickstart", "model=sasrec", "training.lr=0.02", "data.root=${oc.env:SAIRLIB_DATA}")[0] == 0
     )
     began = OmegaConf.load(home / "run" / "config.yaml")
     code, out, err = command("resume=true", "run_dir=run", "training.epochs=3", "training.lr=0.03", tiny=[])
     assert (code, err) == (0, "") and "epoch   3" in out
-    found = OmegaConf.load(home / "run" / "config.yaml")
-    assert (found.training.epochs, found.training.lr) == (3, 0.03)
+    config = OmegaConf.load(home / "run" / "config.yaml")
+    assert (config.training.epochs, config.training.lr) == (3, 0.03)
     began.training.epochs, began.training.lr = 3, 0.03
-    assert found == began
+    assert config == began
     assert command("resume=true", "run_dir=run", "training.epochs=4", tiny=[])[0] == 0
     assert OmegaConf.load(home / "run" / "config.yaml").training.lr == 0.03
     (home / "run" / ".hydra" / "overrides.yaml").write_text("{")
@@ -209,7 +184,7 @@ def test_resuming_what_is_not_this_run_is_refused(home: Path, command: Command) 
     assert refused(
         command("resume=true", "dataset.filters.user_core=10", "dataset.filters.item_core=2"), "nothing is left"
     )
-    ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", walks(21))
+    write_ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", walks(21))
     assert refused(command("resume=true"), "last.pt", "another data and split")
     (home / "run" / "last.pt").write_bytes(before["last.pt"][:1000])
     assert refused(command("resume=true"), "last.pt", "not a whole checkpoint")
@@ -219,9 +194,9 @@ def test_resuming_what_is_not_this_run_is_refused(home: Path, command: Command) 
 def test_multirun_makes_a_directory_for_each_job(home: Path, command: Command) -> None:
     code, _, err = command("-m", "seed=1,2", "training.epochs=1")
     assert (code, err) == (0, "")
-    found = sorted((home / "multirun").rglob("test.json"))
-    assert len(found) == 2 and found[0].read_text() != found[1].read_text()
-    assert {OmegaConf.load(path.parent / "config.yaml").seed for path in found} == {1, 2}
+    results = sorted((home / "multirun").rglob("test.json"))
+    assert len(results) == 2 and results[0].read_text() != results[1].read_text()
+    assert {OmegaConf.load(path.parent / "config.yaml").seed for path in results} == {1, 2}
     assert not (home / "run").exists()
 
 
@@ -341,27 +316,27 @@ def test_missing_data_without_network_says_which_file_to_put_where(
     assert sorted(path.name for path in root.iterdir()) == ["ml-latest-small"]
 
 
-def test_who_has_had_everything_is_no_obstacle(home: Path, command: Command) -> None:
+def test_a_user_who_has_had_every_item_is_no_obstacle(home: Path, command: Command) -> None:
     rows = walks(6, 7, 5) + [(99, item) for item in range(7)]
-    ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", rows)
+    write_ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", rows)
     code, out, err = command()
     assert (code, err) == (0, "")
     assert "7 users have fewer unseen items than asked for" in out
 
 
 def test_short_users_train_and_are_counted(home: Path, command: Command) -> None:
-    ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", [*walks(), (50, 1), (50, 2), (51, 3)])
+    write_ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", [*walks(), (50, 1), (50, 2), (51, 3)])
     code, out, _ = command()
     assert code == 0 and "2 users have too few actions to be evaluated" in out
     assert json.loads((home / "run" / "test.json").read_text())["n_users"] == 20
 
 
-def test_who_is_ranked_by_a_vector_that_was_never_trained_is_said(home: Path, command: Command) -> None:
-    ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", [*walks(), (50, 1), (50, 2), (50, 3)])
-    said = "1 of the users to be ranked for have a single training action"
-    assert said in command("model=bpr-mf")[1]
-    assert said not in command("model=bpr-mf", "split.min_actions=4", "run_dir=fewer")[1]
-    assert said not in command("model=sasrec", "run_dir=without")[1]  # knows no users
+def test_users_ranked_by_an_untrained_vector_are_reported(home: Path, command: Command) -> None:
+    write_ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", [*walks(), (50, 1), (50, 2), (50, 3)])
+    message = "1 of the users to be ranked for have a single training action"
+    assert message in command("model=bpr-mf")[1]
+    assert message not in command("model=bpr-mf", "split.min_actions=4", "run_dir=fewer")[1]
+    assert message not in command("model=sasrec", "run_dir=without")[1]  # knows no users
 
 
 @pytest.mark.parametrize("model", ["bpr-mf", "fpmc", "fmc"])
@@ -370,7 +345,7 @@ def test_a_precision_without_effect_is_refused(home: Path, command: Command, mod
     assert list(home.iterdir()) == []
 
 
-def test_no_number_stops_the_command_with_one_line(
+def test_a_loss_of_nan_stops_the_command_with_one_line(
     home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = trainer.Trainer.step

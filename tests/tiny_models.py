@@ -1,4 +1,4 @@
-"""The smallest models of each type, for tests: a table of scores, of 12 items."""
+"""The smallest model of each type, for tests: a table of scores of 12 items."""
 
 from typing import final
 
@@ -29,7 +29,7 @@ class Scores(Head):
 
 
 class Table(nn.Embedding):
-    """A score of its own for every (item, next item); the last row is the mask's."""
+    """A score for every pair (item, next item); the last row is the mask's."""
 
     def __init__(self) -> None:
         super().__init__(M + 2, M + 1)
@@ -37,7 +37,7 @@ class Table(nn.Embedding):
 
 @final
 class Bigram(StepModel):
-    """Tells the next item from the newest one."""
+    """Predicts the next item from the newest one."""
 
     n_items = M
     memory = 1
@@ -61,7 +61,7 @@ class Bigram(StepModel):
 
 @final
 class Filler(ClozeModel):
-    """Tells a hidden item from nothing but its being hidden; keeps what it was shown."""
+    """Scores a hidden item by the mask's row alone; stores the items it was given in ``shown_BN``."""
 
     n_items = M
     mask_item = M + 1
@@ -86,7 +86,7 @@ class Filler(ClozeModel):
 
 @final
 class Whole(SequenceModel):
-    """Tells the next item from the sum of all."""
+    """Predicts the next item from the sum over the history."""
 
     n_items = M
 

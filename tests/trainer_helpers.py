@@ -1,4 +1,4 @@
-"""A small data set that can be learned whole, and a trainer on it, for the tests of training."""
+"""A small data set that a model can learn completely, and a trainer on it."""
 
 import json
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from objective_helpers import next_item
+from small_data import make_dataset
 from torch import Tensor
 
 from sairlib.batch import PAD
@@ -30,11 +31,9 @@ IDENTITY = {"model": "SASRec", "data and split": "ring"}
 
 
 def dataset() -> Dataset:
-    """40 people who walk round a ring of 30 items, each from a place and with a stride of his own."""
+    """40 users walk round a ring of 30 items, each with their own start and stride."""
     sequences = [(5 * user + (1 + user % 3) * np.arange(6 + user % 9)) % M + 1 for user in range(40)]
-    offsets = np.cumsum([0, *map(len, sequences)])
-    categories = np.full((M + 1, 0), PAD, np.int64)
-    return Dataset(np.concatenate(sequences), offsets, np.arange(40), np.arange(1, M + 1), categories, ())
+    return make_dataset([sequence.tolist() for sequence in sequences], M)
 
 
 def make_trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **settings: Any) -> Trainer:
@@ -54,12 +53,12 @@ def make_trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **sett
 
 
 def row_optimizers(trainer: Trainer) -> list[RowAdam]:
-    """The optimiser of tables by rows, where there is one."""
+    """The optimiser that updates tables by rows, if there is one."""
     return [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, RowAdam)]
 
 
 def fit(trainer: Trainer, directory: Path) -> list[dict[str, Any]]:
-    """Train; the records, without the times."""
+    """Train; returns the records of metrics.jsonl without their durations."""
     directory.mkdir(exist_ok=True)
     log = RunLog(directory, trainer.progress.epoch, trainer.progress.step)
     try:

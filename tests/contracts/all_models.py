@@ -1,4 +1,4 @@
-"""Every model there is, found by its yaml and made small, with data, an objective and a batch to train it by."""
+"""Every model that has a yaml in conf/model, made small, with data, an objective and a training batch."""
 
 from functools import cache
 from pathlib import Path
@@ -29,9 +29,9 @@ CPU = torch.device("cpu")
 every_model = pytest.mark.parametrize("name", MODELS)
 
 UNTRAINED = {"poprec"}
-"""Counts, and has nothing to train."""
+"""Models that only count: nothing to train."""
 NO_MEMORY = UNTRAINED | {"attrec", "attrec-inner", "bpr-mf", "fmc", "sine", "transrec"}
-"""Knows too little of the past, or holds too little, to tell all prefixes of all users apart."""
+"""Models that see too little of the history, or hold too little, to distinguish all prefixes of all users."""
 
 
 @cache
@@ -39,7 +39,7 @@ def split() -> Split:
     """8 users with 5 to 12 distinct items of 24, and times; items have 1 to 3 of 4 genres, two have none ([UNK])."""
     rng = np.random.default_rng(0)
     actions = [(user, item) for user in range(8) for item in rng.permutation(M)[: 5 + user].tolist()]
-    actions += [(8, item) for item in [*range(M), *range(M)]]  # everything: there is no negative for this user
+    actions += [(8, item) for item in [*range(M), *range(M)]]  # all items: there is no negative for this user
     genres = [(item, f"genre {(item + i) % 4}") for item in range(2, M) for i in range(1 + item % 3)]
     frame = pd.DataFrame(np.array(actions), columns=[USER, ITEM])
     frame[TIMESTAMP] = rng.integers(1, 1000, len(frame)).cumsum()
@@ -50,7 +50,7 @@ def split() -> Split:
 
 @cache
 def config(name: str, *words: str) -> DictConfig:
-    """As the yaml has it, but with two negatives; ``words`` as on the command line."""
+    """The yaml's settings with two negatives; ``words`` as on the command line."""
     composed = build.compose([f"model={name}", f"max_len={MAX_LEN}", *words])
     if composed.negatives:
         composed.negatives.n = 2
@@ -91,7 +91,7 @@ def store() -> SequenceStore:
 
 @cache
 def objective(name: str, *words: str) -> Objective:
-    """The one that the yaml asks for, with two negatives; all users are one batch."""
+    """The yaml's objective with two negatives; all users are one batch."""
     return build.objective(config(name, *words), store(), batch_size=16)
 
 

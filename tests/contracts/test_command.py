@@ -1,11 +1,11 @@
-"""Every model goes through the whole command: trained, chosen, tested, kept, and ranked again by its files alone."""
+"""Every model runs through the whole command: train, select, test, save, and evaluate again from its files alone."""
 
 import math
 from collections.abc import Iterator
 
 import pytest
 from all_models import MODELS, UNTRAINED, every_model
-from command_helpers import RUN_FILES, Commands, contents, epochs, figures, turning, write_data
+from command_helpers import RUN_FILES, Commands, actions_with_new_last_items, contents, epochs, figures, write_data
 
 pytestmark = pytest.mark.skipif(not MODELS, reason="needs a checkout: the names come from its conf/")
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not MODELS, reason="needs a checkout: the names 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     home = tmp_path_factory.mktemp("commands")
-    write_data(home, turning())
+    write_data(home, actions_with_new_last_items())
     with pytest.MonkeyPatch.context() as patch:
         yield Commands(home, patch)
 
@@ -39,7 +39,7 @@ def test_the_whole_command(name: str, commands: Commands, capfd: pytest.CaptureF
 
 
 def test_the_best_weights_are_tested_not_the_last(commands: Commands) -> None:
-    """What nobody takes in training is ranked worse from epoch to epoch: an early one is the best of them."""
+    """Items in no training part are ranked worse with every epoch, so an early epoch is the best."""
     words = ("model=sasrec", "training.lr=0.01")
     run = commands.train("best", *words, "training.epochs=4")
     result = figures(run / "test.json")

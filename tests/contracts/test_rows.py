@@ -1,4 +1,4 @@
-"""A table that is not marked ``whole`` is read by rows alone: what RowAdam leaves behind, no model may see."""
+"""A table not marked ``whole`` is read by rows only: no model may read rows that RowAdam has not yet updated."""
 
 import math
 from collections.abc import Callable
@@ -26,12 +26,14 @@ from sairlib.training.settings import TrainingSettings
 from sairlib.training.trainer import Trainer
 
 USERS = (3, 1, 0, 2, 0)
-"""Whose sequences make each of five steps: one user's, so that most rows are left alone by most steps."""
+"""The user of each of five training steps: with one user a step, most steps look up few rows."""
 
 
 def objective_for(name: str) -> Objective:
-    """What the yaml asks, by drawn negatives (a loss over all items moves every row at every step), and at a scale that
-    leaves Adam's epsilon without effect, which is all by which the two differ."""
+    """The yaml's objective with drawn negatives, because a loss over all items moves every row at every step.
+
+    Losses are scaled up so that Adam's epsilon, the only difference of the two optimisers, has no effect.
+    """
     words = ["loss=sampled_softmax", "negatives=uniform"] if isinstance(objective(name).cost, Softmax) else []
     drawn_objective = build.objective(config(name, *words), store(), batch_size=1)
     drawn_objective.steps_per_batch = 1e-4
@@ -61,11 +63,11 @@ def check(make: Callable[[], Recommender], objective: Objective, patch: pytest.M
     tables = read_by_rows(by_rows.model)
     assert {id(table.weight) for table in tables} == {id(weight) for weight in own.param_groups[0]["params"]}
     left_behind = sum(int((own.state[table.weight]["seen_at"] < len(USERS)).sum()) for table in tables)
-    assert left_behind > len(tables), "every row was looked up in the last step: nothing was owed"
+    assert left_behind > len(tables), "every row was looked up in the last step: no row was behind"
     by_rows.catch_up()
     for own_table, table in zip(tables, read_by_rows(whole.model), strict=True):
         torch.testing.assert_close(own_table.weight, table.weight, rtol=1e-4, atol=2e-5)
-    # Scores, and not all other weights: a bias of keys has no gradient but rounding, which Adam blows up.
+    # Scores instead of all other weights: the gradient of the keys' bias is only rounding, which Adam amplifies.
     torch.testing.assert_close(scores(by_rows.model), scores(whole.model), rtol=1e-4, atol=1e-4)
 
 
@@ -93,7 +95,7 @@ def test_training_by_rows_ends_where_training_ends(name: str, monkeypatch: pytes
 
 @final
 class Reads(StepModel):
-    """Looks its items up, and reads the table otherwise as ``how`` says."""
+    """Looks its items up, and also reads the table in the way that ``how`` names."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -153,7 +155,7 @@ def test_every_mark_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
                 check(lambda i=i: unmarked(i), objective_for(name), monkeypatch)
 
 
-def test_what_is_marked_whole_is_left_to_adam(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_marked_whole_are_updated_by_adam(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trained(lambda: make_model("transrec"), objective_for("transrec"), 0, monkeypatch)
     [own] = [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, RowAdam)]
     model = trainer.model

@@ -1,4 +1,4 @@
-"""What every model promises of its states and scores: shapes, causality, padding, agreement. Nothing to register."""
+"""What every model promises of its states and scores: shapes, causality, padding, agreement. Finds models itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def test_shapes(name: str) -> None:
     items_BN = histories(3, 8, 1, 0)
     newest = model.newest(history(items_BN))
     assert model.n_items == M
-    assert isinstance(model, StepModel | SequenceModel | ClozeModel), "what a state has seen is not said"
+    assert isinstance(model, StepModel | SequenceModel | ClozeModel), "its type must say what a state has seen"
     assert {len(part) for part in as_rows(newest)} == {4}
     assert model.head.score(newest, torch.ones(4, 5, dtype=torch.long)).shape == (4, 5)
     assert model.head.score_shared(newest, torch.ones(5, dtype=torch.long)).shape == (4, 5)
@@ -48,13 +48,13 @@ def test_shapes(name: str) -> None:
 def test_the_newest_state_is_the_state_at_the_newest_item(name: str, lengths: list[int]) -> None:
     model, items_BN = cached_model(name), histories(*lengths)
     if not isinstance(model, StepModel):
-        pytest.skip("has no state but the newest, or asks for it otherwise")
+        pytest.skip("has only a newest state, or computes it differently")
     check_the_newest(model, items_BN, lengths)
 
 
 @every_model
-def test_what_is_older_than_the_memory_changes_nothing(name: str) -> None:
-    """Of histories longer than any in training, too."""
+def test_items_older_than_the_memory_change_nothing(name: str) -> None:
+    """Also for histories longer than any in training."""
     model = cached_model(name)
     if not isinstance(model, StepModel) or model.memory is None:
         pytest.skip("remembers all")
@@ -80,7 +80,7 @@ def check_the_newest(model: StepModel, items_BN: Tensor, lengths: list[int]) -> 
         torch.testing.assert_close(one, every[range(len(last)), last], rtol=1e-4, atol=1e-5)
 
 
-# Causality: a state is a function of what came up to it.
+# Causality: a state depends only on its item and the items before.
 
 
 @contextmanager
@@ -102,11 +102,11 @@ def looked_up(model: nn.Module, items_BN: Tensor) -> Iterator[list[Tensor]]:
 
 
 def check_no_gradient_from_the_future(model: StepModel) -> None:
-    """In training mode, dropout and all, by autograd: exactly 0 from step t to whatever was looked up after t."""
+    """In training mode, dropout and all, by autograd: exactly 0 from step t to everything looked up after t."""
     items_BN = histories(8, 8)
     with looked_up(model, items_BN) as inputs:
         states_BND = one_tensor(model.train().encode(history(items_BN)))
-    if not inputs:  # a model without a past, or one whose lookups escape the hook: the states tell
+    if not inputs:  # a model without a past, or one whose lookups escape the hook: compare states instead
         others_BN = 1 + items_BN % M
         before, after = (one_tensor(model.eval().encode(history(items))) for items in (items_BN, others_BN))
         assert torch.equal(before, after), "no module looks items up"
@@ -183,7 +183,7 @@ def test_a_leak_is_caught() -> None:
 
 
 @every_model
-def test_what_stands_in_pad_rows_changes_no_score(name: str) -> None:
+def test_values_in_pad_rows_change_no_score(name: str) -> None:
     model = perturbed_model(name)
     shown = history(histories(1, 3, 8))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What every model promises of its training: it learns, the seed decides, weights can be kept. Nothing to register."""
+"""What every model promises of training: it learns, the seed decides, weights can be saved. Finds models itself."""
 
 import io
 
@@ -37,7 +37,7 @@ def test_learns_8_users_by_heart(name: str) -> None:
     if name in NO_MEMORY:
         pytest.skip("cannot tell all prefixes apart")
     model = make_model(name).eval()  # no dropout: this is about what the model can hold
-    # No two begin alike, and no item comes twice: nothing is left to chance.
+    # No two sequences begin alike, and none repeats an item: every prefix decides its next item.
     first_U1 = torch.arange(1, 9)[:, None]
     others_UN = torch.stack([torch.randperm(M - 1) for _ in range(8)])[:, : MAX_LEN - 1] + 1
     sequences_UN = torch.cat([first_U1, others_UN + (others_UN >= first_U1)], 1)
@@ -154,7 +154,7 @@ def test_pad_rows_stay_zero(name: str) -> None:
 
 @every_model
 def test_every_parameter_learns(name: str) -> None:
-    """As the yaml has it. What a docstring excepts under another setting stands in the tests of that model."""
+    """With the yaml's settings. Exceptions under other settings are in the tests of that model."""
     if name in UNTRAINED:
         pytest.skip("nothing to train")
     model = make_model(name).train()

@@ -15,7 +15,7 @@ TIMES = st.integers(-2, 2) | st.sampled_from([-(2**62), 2**62])  # the latter to
 ROWS = st.lists(st.tuples(IDS, IDS, TIMES), min_size=1, max_size=40)
 
 
-def dataset(rows: list[Row], pairs: list[tuple[int, str]] | None = None, timed: bool = True) -> Dataset:
+def dataset_of(rows: list[Row], pairs: list[tuple[int, str]] | None = None, timed: bool = True) -> Dataset:
     users, items, times = (np.array(column, np.int64) for column in zip(*rows, strict=True))
     frame = pd.DataFrame({USER: users, ITEM: items} | ({TIMESTAMP: times} if timed else {}))
     categories = no_categories()
@@ -27,40 +27,40 @@ def dataset(rows: list[Row], pairs: list[tuple[int, str]] | None = None, timed: 
 
 @given(ROWS, st.booleans())
 def test_order_and_ids_equal_the_slow_ones(rows: list[Row], timed: bool) -> None:
-    made = dataset(rows, timed=timed)
-    assert made.user_ids.tolist() == sorted({user for user, _, _ in rows})
-    assert made.item_ids.tolist() == sorted({item for _, item, _ in rows})
-    assert (made.n_users, made.n_items) == (len(made.user_ids), len(made.item_ids))
-    for u, user in enumerate(made.user_ids.tolist()):
+    dataset = dataset_of(rows, timed=timed)
+    assert dataset.user_ids.tolist() == sorted({user for user, _, _ in rows})
+    assert dataset.item_ids.tolist() == sorted({item for _, item, _ in rows})
+    assert (dataset.n_users, dataset.n_items) == (len(dataset.user_ids), len(dataset.item_ids))
+    for u, user in enumerate(dataset.user_ids.tolist()):
         mine = [(time if timed else 0, row, item) for row, (owner, item, time) in enumerate(rows) if owner == user]
-        dense = made.items[made.offsets[u] : made.offsets[u + 1]]
-        assert made.item_ids[dense - 1].tolist() == [item for _, _, item in sorted(mine)]
-    assert made.offsets[-1] == len(made.items) == len(rows)
+        dense = dataset.items[dataset.offsets[u] : dataset.offsets[u + 1]]
+        assert dataset.item_ids[dense - 1].tolist() == [item for _, _, item in sorted(mine)]
+    assert dataset.offsets[-1] == len(dataset.items) == len(rows)
 
 
 def test_ties_keep_the_order_of_the_file_however_long() -> None:
     # Unstable sorts only show on more rows than hypothesis makes.
     rng = np.random.default_rng(0)
     rows = [(int(u), i, int(t)) for i, (u, t) in enumerate(rng.integers(0, 3, (5000, 2)))]
-    made = dataset(rows)
-    assert made.item_ids[made.items - 1].tolist() == [row for _, _, row in sorted((u, t, i) for u, i, t in rows)]
+    dataset = dataset_of(rows)
+    assert dataset.item_ids[dataset.items - 1].tolist() == [row for _, _, row in sorted((u, t, i) for u, i, t in rows)]
 
 
 @given(ROWS, st.lists(st.tuples(IDS, st.sampled_from(["War", "Action", "Children's", "é"])), max_size=12))
 def test_categories_equal_the_slow_ones(rows: list[Row], pairs: list[tuple[int, str]]) -> None:
-    made = dataset(rows, pairs)
-    of: dict[int, list[str]] = {item: [] for item in made.item_ids.tolist()}
+    dataset = dataset_of(rows, pairs)
+    of: dict[int, list[str]] = {item: [] for item in dataset.item_ids.tolist()}
     for item, name in pairs:
         if item in of and name not in of[item]:
             of[item].append(name)
     if not any(of.values()):  # an item that nobody had does not count
-        assert made.n_categories == 0 and made.item_categories.shape == (made.n_items + 1, 0)
+        assert dataset.n_categories == 0 and dataset.item_categories.shape == (dataset.n_items + 1, 0)
         return
-    assert (made.item_categories[PAD] == PAD).all()
-    assert made.item_categories.shape[1] == max(map(len, of.values()))
-    for row, item in zip(made.item_categories[1:].tolist(), made.item_ids.tolist(), strict=True):
+    assert (dataset.item_categories[PAD] == PAD).all()
+    assert dataset.item_categories.shape[1] == max(map(len, of.values()))
+    for row, item in zip(dataset.item_categories[1:].tolist(), dataset.item_ids.tolist(), strict=True):
         real = [code for code in row if code != PAD]
         assert row == real + [PAD] * (len(row) - len(real))
-        assert [made.category_names[code - 1] for code in real] == (of[item] or [UNKNOWN])
-    wanted = sorted({name for names in of.values() for name in names}) + [UNKNOWN] * (not all(of.values()))
-    assert list(made.category_names) == wanted
+        assert [dataset.category_names[code - 1] for code in real] == (of[item] or [UNKNOWN])
+    expected = sorted({name for names in of.values() for name in names}) + [UNKNOWN] * (not all(of.values()))
+    assert list(dataset.category_names) == expected

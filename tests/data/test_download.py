@@ -1,4 +1,4 @@
-"""A data set is found, or fetched whole, or asked for in one line; nothing half-made stays behind."""
+"""A data set is located, downloaded whole, or requested in a one-line message; no partial file is left."""
 
 import hashlib
 import io
@@ -30,12 +30,12 @@ SHA256 = "sha256:" + hashlib.sha256(BODY).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Misbehaves as the path says, and counts what it is asked."""
+    """Misbehaves as the path says, and counts requests."""
 
-    asked = 0
+    n_requests = 0
 
     def do_GET(self) -> None:
-        Handler.asked += 1
+        Handler.n_requests += 1
         what = Path(self.path).stem
         if what == "gone":
             self.send_error(404)
@@ -65,7 +65,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
-        Handler.asked = 0
+        Handler.n_requests = 0
         yield f"http://127.0.0.1:{http.server_port}"
         http.shutdown()
         thread.join()
@@ -83,7 +83,7 @@ def test_downloads_once(tmp_path: Path, server: str, what: str, checksum: str | 
     root = tmp_path / "new" / "data"
     for _ in range(2):
         assert fetch(root, f"{server}/{what}.zip", checksum) == b"published"
-    assert Handler.asked == 1
+    assert Handler.n_requests == 1
     assert [path.name for path in root.iterdir()] == ["set.zip"]
 
 
@@ -138,26 +138,26 @@ def test_half_a_file_of_a_killed_process_is_not_used(tmp_path: Path, server: str
 def test_of_processes_at_once_one_downloads_and_all_have_it(tmp_path: Path, server: str) -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(3) as pool:
-        asked = [pool.apply_async(fetch, (tmp_path, f"{server}/slow.zip", MD5)) for _ in range(3)]
-        assert [one.get(timeout=30) for one in asked] == [b"published"] * 3
+        results = [pool.apply_async(fetch, (tmp_path, f"{server}/slow.zip", MD5)) for _ in range(3)]
+        assert [one.get(timeout=30) for one in results] == [b"published"] * 3
         pool.close()
         pool.join()
-    assert Handler.asked == 1
+    assert Handler.n_requests == 1
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
 
 
 def test_folder_before_zip_before_shipped(tmp_path: Path) -> None:
     archive = "ml-latest-small.zip"
 
-    def found() -> Path:
+    def located() -> Path:
         return locate(name="ml-latest-small", root=tmp_path, archive=archive).path
 
     (tmp_path / "ml-latest-small").mkdir()  # an empty folder is not a data set
-    assert found().name == archive and tmp_path not in found().parents
+    assert located().name == archive and tmp_path not in located().parents
     (tmp_path / archive).write_bytes(BODY)
-    assert found() == tmp_path / archive
+    assert located() == tmp_path / archive
     (tmp_path / "ml-latest-small" / "ratings.csv").touch()
-    assert found() == tmp_path / "ml-latest-small"
+    assert located() == tmp_path / "ml-latest-small"
 
 
 @pytest.mark.parametrize("bad", ["", "..", "../set", "a/b"])

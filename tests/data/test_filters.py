@@ -19,7 +19,7 @@ def table(pairs: list[tuple[int, int]], ratings: list[float] | None = None) -> I
 
 
 def slow_core(pairs: list[tuple[int, int]], user_core: int, item_core: int) -> list[bool]:
-    """Throws out one action at a time."""
+    """Removes one action at a time."""
     left = dict(enumerate(pairs))
     while True:
         users, items = [user for user, _ in left.values()], [item for _, item in left.values()]
@@ -41,15 +41,15 @@ def test_the_core_shrinks_until_it_is_stable() -> None:
     # Without item 3, which has one action, user 2 has one; without user 2, item 2 has one; and so on.
     chain = [(1, 1), (1, 2), (2, 2), (2, 3)]
     square = [(8, 8), (8, 9), (9, 8), (9, 9)]
-    kept = Filters(user_core=2, item_core=2).apply(table(chain + square))
-    assert kept.frame[[USER, ITEM]].to_numpy().tolist() == [list(pair) for pair in square]
+    filtered = Filters(user_core=2, item_core=2).apply(table(chain + square))
+    assert filtered.frame[[USER, ITEM]].to_numpy().tolist() == [list(pair) for pair in square]
 
 
 def test_ratings_go_first_and_order_stays() -> None:
     data = table([(1, 1), (3, 2), (1, 2), (3, 3), (2, 2)], [5, 4, 4.5, 3, 5])
-    kept = Filters(min_rating=4, user_core=2).apply(data)
-    assert kept.frame[[USER, ITEM]].to_numpy().tolist() == [[1, 1], [1, 2]]
-    assert kept.frame.index.tolist() == [0, 1]
+    filtered = Filters(min_rating=4, user_core=2).apply(data)
+    assert filtered.frame[[USER, ITEM]].to_numpy().tolist() == [[1, 1], [1, 2]]
+    assert filtered.frame.index.tolist() == [0, 1]
 
 
 def test_no_filter_changes_nothing() -> None:
@@ -65,7 +65,7 @@ def test_bad_settings_are_refused(settings: dict[str, float]) -> None:
         Filters(**settings)  # type: ignore[arg-type]
 
 
-def test_nothing_left_and_no_ratings_are_said() -> None:
+def test_nothing_left_and_no_ratings_are_refused() -> None:
     with pytest.raises(UserError, match=r"set\.csv: nothing is left of 2 interactions after user_core and item_core"):
         Filters(user_core=2, item_core=2).apply(table([(1, 1), (2, 2)]))
     with pytest.raises(UserError, match="after min_rating"):

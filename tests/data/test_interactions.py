@@ -1,4 +1,4 @@
-"""The table refuses whatever would sort or index wrongly, and names the row."""
+"""The table refuses values that would sort or index wrongly, and names the row."""
 
 from typing import Any
 

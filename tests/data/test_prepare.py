@@ -1,4 +1,4 @@
-"""The cache: hit by the same files and settings only, and never in the way."""
+"""The cache: the same files and settings hit it, nothing else does, and no fault in it stops a run."""
 
 import os
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ READS = []
 
 @dataclass(frozen=True)
 class Counted:
-    """A reader that tells how often it had to read."""
+    """A reader that records each read in READS."""
 
     file: str = "set.txt"
     timed: bool = False
@@ -48,12 +48,12 @@ def data(tmp_path: Path) -> Path:
 
 def same(first: Dataset, second: Dataset) -> bool:
     assert all(getattr(second, name).dtype == np.int64 for name in ("items", "offsets", "item_categories"))
-    times = [None if made.times is None else made.times.tolist() for made in (first, second)]
+    times = [None if dataset.times is None else dataset.times.tolist() for dataset in (first, second)]
     return (first.sha256(), first.category_names, times[0]) == (second.sha256(), second.category_names, times[1])
 
 
 @pytest.mark.parametrize("timed", [False, True])
-def test_hit_gives_the_same_without_reading(data: Path, timed: bool) -> None:
+def test_a_hit_gives_the_same_data_without_reading(data: Path, timed: bool) -> None:
     cache, reader = data.parent / "deep" / "cache", Counted(timed=timed)
     plain = prepare(Source(data), reader, Filters(), None)
     first = prepare(Source(data), reader, Filters(), cache)
@@ -64,7 +64,7 @@ def test_hit_gives_the_same_without_reading(data: Path, timed: bool) -> None:
     assert [path.suffix for path in cache.iterdir()] == [".npz"]
 
 
-def test_whatever_shapes_the_data_makes_a_miss(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_files_filters_or_format_is_a_miss(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = data.parent / "cache"
 
     def reads(reader: Counted = Counted(), filters: Filters = Filters()) -> int:  # noqa: B008

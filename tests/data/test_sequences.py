@@ -1,10 +1,10 @@
-"""The store, and what a user has not had, against slow plain versions."""
+"""The sequence store, and the items a user has not had, against slow plain versions."""
 
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_data import dataset, split, targets
+from small_data import make_dataset, make_split, make_targets
 from torch import Tensor
 
 from sairlib.batch import PAD
@@ -18,8 +18,8 @@ SEQUENCES = st.lists(st.lists(st.integers(1, M), min_size=1, max_size=12), max_s
 )
 
 
-def store(sequences: list[list[int]], max_len: int, timed: bool = True) -> SequenceStore:
-    return SequenceStore(split(sequences, M, timed), max_len, CPU)
+def make_store(sequences: list[list[int]], max_len: int, timed: bool = True) -> SequenceStore:
+    return SequenceStore(make_split(sequences, M, timed), max_len, CPU)
 
 
 def training(sequence: list[int]) -> list[int]:
@@ -32,49 +32,49 @@ def padded(rows: list[list[int]]) -> list[list[int]]:
 
 
 def times(sequences: list[list[int]]) -> list[list[int]]:
-    """In the place of items: when each action was, counted through all users."""
+    """The time of every action in place of its item: its number among all actions, from 1."""
     starts = np.cumsum([1, *map(len, sequences)]).tolist()
     return [list(range(start, start + len(items))) for start, items in zip(starts, sequences, strict=False)]
 
 
 def listed(times_BN: Tensor | None) -> list[list[int]]:
     assert times_BN is not None
-    found: list[list[int]] = times_BN.tolist()
-    return found
+    values: list[list[int]] = times_BN.tolist()
+    return values
 
 
 @given(SEQUENCES, st.integers(1, 6), st.integers(1, 5), st.integers(1, 8), st.integers(0, 3))
 def test_an_epoch_equals_the_slow_one(
     sequences: list[list[int]], max_len: int, batch_size: int, window: int, seed: int
 ) -> None:
-    known = store(sequences, max_len)
-    batches = known.epoch(batch_size, window, torch.Generator().manual_seed(seed))
-    assert len(batches) == known.n_batches(batch_size)
+    store = make_store(sequences, max_len)
+    batches = store.epoch(batch_size, window, torch.Generator().manual_seed(seed))
+    assert len(batches) == store.n_batches(batch_size)
     shown = [user for rows in batches for user in rows.users_B.tolist()]
     assert sorted(shown) == [user for user, s in enumerate(sequences) if len(training(s)) >= 2]
     sizes = [len(rows.users_B) for rows in batches]
     assert all(size == batch_size for size in sizes) or sum(size < batch_size for size in sizes) == 1
-    asked = 0
+    n_steps = 0
     for rows in batches:
-        history, targets_BN = known.train_window(rows)
+        history, make_targets_BN = store.train_window(rows)
         windows = [training(sequences[user])[-(max_len + 1) :] for user in rows.users_B.tolist()]
         seconds = [training(times(sequences)[user])[-(max_len + 1) :] for user in rows.users_B.tolist()]
         assert torch.equal(history.users_B, rows.users_B)
         assert history.items_BN.shape[1] == rows.n_steps
         assert history.items_BN.tolist() == padded([window[:-1] for window in windows])
         assert listed(history.times_BN) == padded([window[:-1] for window in seconds])
-        assert targets_BN.tolist() == padded([window[1:] for window in windows])
-        asked += sum(len(window) - 1 for window in windows)
-    assert known.n_train_steps == asked
+        assert make_targets_BN.tolist() == padded([window[1:] for window in windows])
+        n_steps += sum(len(window) - 1 for window in windows)
+    assert store.n_train_steps == n_steps
 
 
 @given(SEQUENCES, st.integers(1, 6), st.integers(1, 5), st.sampled_from(Part))
 def test_evaluation_equals_the_slow_one(sequences: list[list[int]], max_len: int, batch_size: int, part: Part) -> None:
-    known = store(sequences, max_len)
+    store = make_store(sequences, max_len)
     evaluated = [user for user, s in enumerate(sequences) if len(s) >= 3]
-    assert known.n_targets(part) == len(evaluated)
+    assert store.n_targets(part) == len(evaluated)
     seen = []
-    for history, targets_B, rows_B in known.evaluation(part, batch_size):
+    for history, make_targets_B, rows_B in store.evaluation(part, batch_size):
         users = history.users_B.tolist()
         assert users == [evaluated[row] for row in rows_B.tolist()]
         seen += users
@@ -83,93 +83,93 @@ def test_evaluation_equals_the_slow_one(sequences: list[list[int]], max_len: int
         seconds = [times(sequences)[user][:end] for user, end in zip(users, ends, strict=True)]
         assert history.items_BN.tolist() == padded([items[-max_len:] for items in before])
         assert listed(history.times_BN) == padded([moments[-max_len:] for moments in seconds])
-        assert targets_B.tolist() == [sequences[user][end] for user, end in zip(users, ends, strict=True)]
-        assert known.had(part, rows_B).tolist() == padded(before)
+        assert make_targets_B.tolist() == [sequences[user][end] for user, end in zip(users, ends, strict=True)]
+        assert store.had(part, rows_B).tolist() == padded(before)
     assert sorted(seen) == evaluated
 
 
-def test_targets_may_stand_anywhere_after_what_trains() -> None:
-    """Two of a user, none of another, out of order, and others in the test than in validation."""
+def test_targets_may_be_any_actions_after_the_training_part() -> None:
+    """Two targets of one user, none of another, out of order, and other users in the test than in validation."""
     sequences = [[1, 2, 3, 4, 5, 6], [7, 8, 9], [2, 4, 6, 8]]
     lengths = np.array([2, 3, 0])
-    validation, test = targets((2, 3), (0, 4), (0, 2)), targets((0, 5), (2, 0))
-    known = SequenceStore(Split(dataset(sequences, M), lengths, validation, test), 3, CPU)
-    wanted = {Part.VALIDATION: [(2, 3), (0, 4), (0, 2)], Part.TEST: [(0, 5), (2, 0)]}
-    for part, pairs in wanted.items():
-        found = {}
-        for history, targets_B, rows_B in known.evaluation(part, 2):
-            had = known.had(part, rows_B).tolist()
+    validation, test = make_targets((2, 3), (0, 4), (0, 2)), make_targets((0, 5), (2, 0))
+    store = SequenceStore(Split(make_dataset(sequences, M), lengths, validation, test), 3, CPU)
+    expected = {Part.VALIDATION: [(2, 3), (0, 4), (0, 2)], Part.TEST: [(0, 5), (2, 0)]}
+    for part, pairs in expected.items():
+        examples = {}
+        for history, make_targets_B, rows_B in store.evaluation(part, 2):
+            had = store.had(part, rows_B).tolist()
             for i, row in enumerate(rows_B.tolist()):
                 items, before = ([item for item in each if item] for each in (history.items_BN[i].tolist(), had[i]))
-                found[row] = (int(history.users_B[i]), items, int(targets_B[i]), before)
+                examples[row] = (int(history.users_B[i]), items, int(make_targets_B[i]), before)
         for row, (user, at) in enumerate(pairs):
             before = sequences[user][:at]
-            assert found.pop(row) == (user, before[-3:], sequences[user][at], before)
-        assert not found
-        assert all(batch.history.items_BN.shape[1] > 0 for batch in known.evaluation(part, 1)), "models need a step"
-    assert known.train_users.tolist() == [0, 1]
-    assert known.counts_M.tolist() == [0, 1, 1, 0, 0, 0, 0, 1, 1, 1]
+            assert examples.pop(row) == (user, before[-3:], sequences[user][at], before)
+        assert not examples
+        assert all(batch.history.items_BN.shape[1] > 0 for batch in store.evaluation(part, 1)), "models need a step"
+    assert store.train_users.tolist() == [0, 1]
+    assert store.counts_M.tolist() == [0, 1, 1, 0, 0, 0, 0, 1, 1, 1]
 
 
 def test_without_times_there_are_none() -> None:
-    known = store([[1, 2, 3, 4, 5]], 3, timed=False)
-    assert known.train_window(Rows(torch.tensor([0]), 2))[0].times_BN is None
-    assert next(known.evaluation(Part.TEST, 1)).history.times_BN is None
+    store = make_store([[1, 2, 3, 4, 5]], 3, timed=False)
+    assert store.train_window(Rows(torch.tensor([0]), 2))[0].times_BN is None
+    assert next(store.evaluation(Part.TEST, 1)).history.times_BN is None
 
 
 def test_no_held_out_item_is_ever_trained_on() -> None:
     rng = np.random.default_rng(0)
     ids = iter(range(1, 10**6))
     sequences = [[next(ids) for _ in range(length)] for length in rng.integers(3, 40, 60)]
-    known = SequenceStore(split(sequences, next(ids)), 10, CPU)
+    store = SequenceStore(make_split(sequences, next(ids)), 10, CPU)
     held_out = {item for s in sequences for item in s[-2:]}
-    for rows in known.epoch(7, 8, torch.Generator()):
-        history, targets_BN = known.train_window(rows)
-        assert not held_out & {*history.items_BN.flatten().tolist(), *targets_BN.flatten().tolist()}
+    for rows in store.epoch(7, 8, torch.Generator()):
+        history, make_targets_BN = store.train_window(rows)
+        assert not held_out & {*history.items_BN.flatten().tolist(), *make_targets_BN.flatten().tolist()}
 
 
 def test_epochs_are_shuffled_repeatable_and_pad_less_when_grouped() -> None:
     rng = np.random.default_rng(0)
-    known = store([[1] * int(length) for length in rng.integers(4, 60, 400)], 50)
+    store = make_store([[1] * int(length) for length in rng.integers(4, 60, 400)], 50)
 
     def epoch(seed: int, window: int) -> list[list[int]]:
-        return [rows.users_B.tolist() for rows in known.epoch(16, window, torch.Generator().manual_seed(seed))]
+        return [rows.users_B.tolist() for rows in store.epoch(16, window, torch.Generator().manual_seed(seed))]
 
     def shown(window: int) -> int:
-        batches = known.epoch(16, window, torch.Generator().manual_seed(1))
-        return sum(known.train_window(rows)[0].items_BN.numel() for rows in batches)
+        batches = store.epoch(16, window, torch.Generator().manual_seed(1))
+        return sum(store.train_window(rows)[0].items_BN.numel() for rows in batches)
 
     for window in (1, 8):
         assert epoch(1, window) == epoch(1, window) != epoch(2, window)
-    real = int((known.train_lengths.clamp(max=51) - 1).sum())
+    real = int((store.train_lengths.clamp(max=51) - 1).sum())
     mixed_padding, grouped_padding = shown(1) - real, shown(8) - real
     assert grouped_padding < mixed_padding / 3
     # Grouping must not put the batches in order of length: the optimiser would see a curriculum.
-    widths = [int(known.train_lengths[users].max()) for users in epoch(1, 8)]
+    widths = [int(store.train_lengths[users].max()) for users in epoch(1, 8)]
     assert widths != sorted(widths)
-    # Nor the same company in every epoch.
+    # Nor may the same users share a batch in every epoch.
     first, second = ({tuple(sorted(users)) for users in epoch(seed, 8)} for seed in (1, 2))
     assert not first & second
 
 
-def test_pieces_hold_everybody_once_and_pad_less() -> None:
+def test_pieces_hold_every_user_once_and_pad_less() -> None:
     rng = np.random.default_rng(0)
-    known = store([[1] * int(length) for length in rng.integers(4, 60, 100)], 50)
-    rows = Rows(known.train_users, 50)
-    pieces = known.pieces(rows, 500)
+    store = make_store([[1] * int(length) for length in rng.integers(4, 60, 100)], 50)
+    rows = Rows(store.train_users, 50)
+    pieces = store.pieces(rows, 500)
     assert len(pieces) == 10
-    assert sorted(torch.cat([piece.users_B for piece in pieces]).tolist()) == known.train_users.tolist()
+    assert sorted(torch.cat([piece.users_B for piece in pieces]).tolist()) == store.train_users.tolist()
     for piece in pieces:
-        assert piece.n_steps == int(known.train_steps(piece.users_B).max())
+        assert piece.n_steps == int(store.train_steps(piece.users_B).max())
     assert sum(len(piece.users_B) * piece.n_steps for piece in pieces) < 0.65 * 50 * len(rows.users_B)
     for whole in (None, 100 * 50, 10**6):
-        assert known.pieces(rows, whole) == [rows]
+        assert store.pieces(rows, whole) == [rows]
 
 
-# What a user has not had.
+# Items that a user has not had.
 
 
-def unseen(histories: list[list[int]], n_items: int) -> Unseen:
+def make_unseen(histories: list[list[int]], n_items: int) -> Unseen:
     users = torch.tensor([u for u, items in enumerate(histories) for _ in items], dtype=torch.long)
     items = torch.tensor([i for items in histories for i in items], dtype=torch.long)
     return Unseen(users, items, len(histories), n_items)
@@ -178,19 +178,19 @@ def unseen(histories: list[list[int]], n_items: int) -> Unseen:
 @given(st.integers(1, 8).flatmap(lambda m: st.tuples(st.just(m), st.lists(st.lists(st.integers(1, m)), min_size=1))))
 def test_at_enumerates_the_complement(case: tuple[int, list[list[int]]]) -> None:
     n_items, histories = case
-    made = unseen(histories, n_items)
+    unseen = make_unseen(histories, n_items)
     ranks = torch.arange(n_items + 2)
     for user, history in enumerate(histories):
         complement = sorted(set(range(1, n_items + 1)) - set(history))
-        found = made.at(torch.full_like(ranks, user), ranks).tolist()
-        assert found == complement + [PAD] * (len(ranks) - len(complement))
-        assert int(made.sizes[user]) == len(complement)
+        items = unseen.at(torch.full_like(ranks, user), ranks).tolist()
+        assert items == complement + [PAD] * (len(ranks) - len(complement))
+        assert int(unseen.sizes[user]) == len(complement)
 
 
 def test_draw_is_uniform_over_the_unseen() -> None:
     histories = [[1, 2, 3, 3, 20], [], [7], list(range(1, 21))]
-    made = unseen(histories, 20)
-    drawn = made.draw(torch.tensor([2, 0, 3, 1]), (4000, 5), torch.Generator().manual_seed(0))
+    unseen = make_unseen(histories, 20)
+    drawn = unseen.draw(torch.tensor([2, 0, 3, 1]), (4000, 5), torch.Generator().manual_seed(0))
     assert drawn.shape == (4, 4000, 5)
     for row, user in enumerate([2, 0, 3, 1]):
         counts = np.bincount(drawn[row].flatten().numpy(), minlength=21)
@@ -198,13 +198,13 @@ def test_draw_is_uniform_over_the_unseen() -> None:
         assert counts[allowed].sum() == 20_000
         expected = 20_000 / len(allowed)
         assert np.abs(counts[allowed] - expected).max() < 5 * np.sqrt(expected)
-    again = made.draw(torch.tensor([2, 0, 3, 1]), (4000, 5), torch.Generator().manual_seed(0))
-    other = made.draw(torch.tensor([2, 0, 3, 1]), (4000, 5), torch.Generator().manual_seed(1))
+    again = unseen.draw(torch.tensor([2, 0, 3, 1]), (4000, 5), torch.Generator().manual_seed(0))
+    other = unseen.draw(torch.tensor([2, 0, 3, 1]), (4000, 5), torch.Generator().manual_seed(1))
     assert torch.equal(drawn, again) and not torch.equal(drawn, other)
 
 
 def test_training_negatives_avoid_the_training_part_alone() -> None:
-    # Sparing the held-out items would tell a model which they are.
-    known = SequenceStore(split([[1, 2, 3, 4, 5]], 6), 5, CPU)
-    drawn = known.unseen.draw(torch.tensor([0]), (500,), torch.Generator().manual_seed(0))
+    # Excluding the held-out items would reveal them to the model.
+    store = SequenceStore(make_split([[1, 2, 3, 4, 5]], 6), 5, CPU)
+    drawn = store.unseen.draw(torch.tensor([0]), (500,), torch.Generator().manual_seed(0))
     assert set(drawn.flatten().tolist()) == {4, 5, 6}

@@ -1,4 +1,4 @@
-"""Files of a data set are found wherever they lie, and damaged archives are refused in one line."""
+"""Files of a data set are located in folders and archives; damaged archives are refused in one line."""
 
 import zipfile
 from pathlib import Path

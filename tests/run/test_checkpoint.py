@@ -42,9 +42,9 @@ def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(path, state(1.0))
     checkpoint.save(path, state(2.0))
-    found = checkpoint.load(path)
-    assert found.pop("format") == checkpoint.FORMAT
-    assert equal(found, state(2.0))
+    loaded = checkpoint.load(path)
+    assert loaded.pop("format") == checkpoint.FORMAT
+    assert equal(loaded, state(2.0))
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
@@ -109,7 +109,7 @@ except UserError as error:
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="could not write checkpoint"):
         checkpoint.save(tmp_path / "gone" / "last.pt", state())
     with pytest.raises(UserError, match="no checkpoint at"):
@@ -130,11 +130,11 @@ def test_every_truncation_and_every_flipped_byte_is_noticed(tmp_path: Path) -> N
     for at in [*range(0, len(whole), 5), *folder_marks]:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         try:
-            found = checkpoint.load(path)
+            loaded = checkpoint.load(path)
         except UserError as error:
             messages.append(str(error))
         else:  # a byte that nobody reads, such as padding
-            assert equal(found, {"format": checkpoint.FORMAT, **state()}), f"byte {at}"
+            assert equal(loaded, {"format": checkpoint.FORMAT, **state()}), f"byte {at}"
     assert len(messages) > 100 and not any("\n" in message for message in messages)
 
 
@@ -167,7 +167,7 @@ def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"weight": torch.ones(1)}, torch.ones(3)])
-def test_what_is_none_of_ours_is_said(tmp_path: Path, content: object) -> None:
+def test_a_foreign_file_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "last.pt")
     with pytest.raises(UserError, match="is not a sairlib checkpoint"):
         checkpoint.load(tmp_path / "last.pt")

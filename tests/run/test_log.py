@@ -1,4 +1,4 @@
-"""What a run writes down: plots, records, checkpoints; on resuming, what came after the checkpoint is dropped."""
+"""What a run writes: plots, records, checkpoints. Resuming drops what came after the checkpoint."""
 
 import json
 from pathlib import Path

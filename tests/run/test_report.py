@@ -1,4 +1,4 @@
-"""What a run leaves behind of its ranks gives the reported figures again."""
+"""The ranks that a run saves reproduce its reported figures."""
 
 from pathlib import Path
 
@@ -20,31 +20,31 @@ TIED = {
 
 def test_ranks_come_back_with_the_users_of_the_file(tmp_path: Path) -> None:
     save_ranks(tmp_path / "ranks.npz", TIED, SPLIT)
-    users, found = read_ranks(tmp_path / "ranks.npz")
+    users, by_ranking = read_ranks(tmp_path / "ranks.npz")
     assert users.tolist() == [0, 2]
-    assert list(found) == list(TIED)
+    assert list(by_ranking) == list(TIED)
     for name, ranks in TIED.items():
-        assert np.array_equal(found[name].better_E, ranks.better_E)
-        assert np.array_equal(found[name].tied_E, ranks.tied_E)
-        assert found[name].means((1, 5)) == ranks.means((1, 5))
+        assert np.array_equal(by_ranking[name].better_E, ranks.better_E)
+        assert np.array_equal(by_ranking[name].tied_E, ranks.tied_E)
+        assert by_ranking[name].means((1, 5)) == ranks.means((1, 5))
 
 
-def test_a_user_stands_there_as_often_as_there_are_targets_of_it(tmp_path: Path) -> None:
+def test_a_user_is_listed_once_for_each_target(tmp_path: Path) -> None:
     data = small_data.make_dataset([[1, 2, 3, 4], [2, 3], [5, 6, 1, 2, 3]], 9)
-    made = Split(
+    split = Split(
         data, np.array([2, 2, 2]), small_data.make_targets((0, 2)), small_data.make_targets((2, 4), (0, 3), (2, 3))
     )
     better = np.array([4, 5, 6])
-    save_ranks(tmp_path / "ranks.npz", {"full": Ranks(better, np.zeros(3, np.int64))}, made)
-    users, found = read_ranks(tmp_path / "ranks.npz")
-    assert users.tolist() == [2, 0, 2] and found["full"].better_E.tolist() == [4, 5, 6]
+    save_ranks(tmp_path / "ranks.npz", {"full": Ranks(better, np.zeros(3, np.int64))}, split)
+    users, by_ranking = read_ranks(tmp_path / "ranks.npz")
+    assert users.tolist() == [2, 0, 2] and by_ranking["full"].better_E.tolist() == [4, 5, 6]
 
 
 def test_under_ties_the_figures_are_not_those_of_the_mean_rank(tmp_path: Path) -> None:
     """Worked out by hand: 2 better and 3 tied is any rank of 3, 4, 5 and 6; 1 better and 1 tied is 2 or 3."""
     save_ranks(tmp_path / "ranks.npz", TIED, SPLIT)
-    _, found = read_ranks(tmp_path / "ranks.npz")
-    means, ranks = found["sampled"].means((2, 3, 4)), found["sampled"]
+    _, by_ranking = read_ranks(tmp_path / "ranks.npz")
+    means, ranks = by_ranking["sampled"].means((2, 3, 4)), by_ranking["sampled"]
     assert means["hr@2"] == pytest.approx((0 + 1 / 2) / 2)
     assert means["hr@3"] == pytest.approx((1 / 4 + 1) / 2)
     assert means["hr@4"] == pytest.approx((2 / 4 + 1) / 2)
@@ -57,7 +57,7 @@ def test_under_ties_the_figures_are_not_those_of_the_mean_rank(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 half", b"users", None])
-def test_what_holds_no_ranks_is_said(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_without_ranks_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "ranks.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"ranks\.npz holds no ranks of a run"):
@@ -82,10 +82,10 @@ def test_damage_to_the_content_is_noticed(tmp_path: Path) -> None:
     for at in range(0, whole.index(b"PK\1\2"), 3):  # up to the archive's directory
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         try:
-            users, found = read_ranks(path)
+            users, by_ranking = read_ranks(path)
         except UserError as error:
             messages.append(str(error))
         else:  # a byte that nobody reads
-            assert users.tolist() == [0, 2] and found["full"].better_E.tolist() == [2, 1]
-            assert found["full"].tied_E.tolist() == [3, 1]
+            assert users.tolist() == [0, 2] and by_ranking["full"].better_E.tolist() == [2, 1]
+            assert by_ranking["full"].tied_E.tolist() == [3, 1]
     assert len(messages) > 80 and not any("\n" in message for message in messages)

@@ -1,4 +1,4 @@
-"""What the trainer must do around a model, and when it must not update tables by rows: taken away, each is missed."""
+"""What the trainer does around a model, and when it must not update tables by rows. Each test fails without it."""
 
 import math
 from collections import Counter, defaultdict
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_helpers import Actions, Commands, epochs, turning, write_data
+from command_helpers import Actions, Commands, actions_with_new_last_items, epochs, write_data
 from objective_helpers import next_item
 from torch import Tensor
 from trainer_helpers import M, fit, make_trainer, row_optimizers
@@ -21,13 +21,13 @@ from sairlib.training.losses import Softmax
 from sairlib.training.optimisers import RowAdam, follows, tables_by_rows
 from sairlib.training.trainer import Trainer
 
-# What a run leaves behind says whether the trainer did its part.
+# Checked by the files that a run leaves.
 
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     home = tmp_path_factory.mktemp("guards")
-    write_data(home, turning())
+    write_data(home, actions_with_new_last_items())
     with pytest.MonkeyPatch.context() as patch:
         yield Commands(home, patch)
 
@@ -42,7 +42,7 @@ def test_every_step_of_the_data_weighs_the_same_in_whatever_batch(commands: Comm
 
 
 @pytest.mark.parametrize("model", ["transrec", "attrec"])
-def test_points_that_are_held_to_a_ball_are_in_it_after_every_step(model: str, commands: Commands) -> None:
+def test_points_limited_to_a_ball_are_in_it_after_every_step(model: str, commands: Commands) -> None:
     run = commands.train(model, f"model={model}", "model.d=8", "training.epochs=1", "training.lr=1.0")
     weights = checkpoint.load(run / "last.pt")["model"]
     points = [value for value in weights.values() if value.shape == (61, 8)]
@@ -53,7 +53,7 @@ def test_points_that_are_held_to_a_ball_are_in_it_after_every_step(model: str, c
 
 
 def test_popularity_is_counted_before_anything_is_ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against counts by hand: of training actions alone, and among what the user has not had."""
+    """Against counts by hand: of training actions only, and ranked among items the user has not had."""
     actions: Actions = [(user, (user * step) % 17) for user in range(1, 30) for step in range(4 + user % 5)]
     write_data(tmp_path, actions)
     run = Commands(tmp_path, monkeypatch).train("run", "model=poprec")
@@ -122,7 +122,7 @@ def test_rows_are_not_updated_alone_where_a_step_moves_or_needs_all(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # it takes seconds, and none is run
-    assert row_optimizers(make_trainer()), "nothing was to be refused"
+    assert row_optimizers(make_trainer()), "no table is updated by rows even without the setting"
     assert not row_optimizers(make_trainer(**settings))
 
 
@@ -174,7 +174,7 @@ def test_all_rows_are_up_to_date_when_an_epoch_is_over(tmp_path: Path) -> None:
 
 
 def moved() -> tuple[Table, RowAdam]:
-    """A table after two steps, the second without rows 1 and 2: those owe something."""
+    """A table after two steps, the second without rows 1 and 2, which fall behind."""
     torch.manual_seed(0)
     table = Table(7, 3, padding_idx=0)
     optimizer = RowAdam([table], lr=0.1, betas=(0.9, 0.98))
@@ -185,18 +185,18 @@ def moved() -> tuple[Table, RowAdam]:
     return table, optimizer
 
 
-def test_what_is_looked_up_without_gradients_writes_nothing() -> None:
+def test_a_lookup_without_gradients_writes_nothing() -> None:
     table, _ = moved()
     before, ids = table.weight.detach().clone(), torch.tensor([1, 2])
     with torch.no_grad():
         table(ids)
     assert torch.equal(table.weight, before)
     table(ids)
-    assert not torch.equal(table.weight, before), "nothing was owed"
+    assert not torch.equal(table.weight, before), "no row was behind"
 
 
 def test_rows_that_are_up_to_date_are_not_written_again() -> None:
-    """What autograd has kept of the table stays valid over another lookup."""
+    """What autograd saved of the table stays valid after another lookup."""
     table, optimizer = moved()
     optimizer.catch_up()
     x_D = torch.ones(3, requires_grad=True)
@@ -205,7 +205,7 @@ def test_rows_that_are_up_to_date_are_not_written_again() -> None:
     torch.testing.assert_close(gradient_D, table.weight.sum(0) + table.weight[1] + table.weight[3])
 
 
-def test_a_step_without_a_lookup_still_moves_what_was_looked_up_before() -> None:
+def test_a_step_without_a_lookup_still_moves_rows_looked_up_before() -> None:
     table, optimizer = moved()
     optimizer.zero_grad()
     assert table.weight.grad is None
@@ -216,6 +216,6 @@ def test_a_step_without_a_lookup_still_moves_what_was_looked_up_before() -> None
     assert moving.tolist() == [False, True, True, True, False, False, False]
 
 
-def test_a_row_that_would_owe_without_end_is_not_followed() -> None:
+def test_betas_under_which_updates_do_not_shrink_are_not_followed() -> None:
     assert follows((0.9, 0.98)) and follows((0.0, 0.1))
     assert not follows((0.9, 0.81)) and not follows((math.sqrt(0.5), 0.5))

@@ -23,7 +23,7 @@ def bce(positive: float, negatives: list[float], expected: float) -> float:
 
 
 def gbce(positive: float, negatives: list[float], expected: float, n_negatives: int, t: float) -> float:
-    """As the paper has it: alpha of all but the positive, whatever the expectation."""
+    """As in the paper: alpha is n_negatives over the number of items other than the positive."""
     share = n_negatives / (N_ITEMS - 1)
     beta = share * (t * (1 - 1 / share) + 1 / share)
     return -beta * math.log(sigmoid(positive)) - sum(math.log(1 - sigmoid(s)) for s in negatives)
@@ -66,7 +66,7 @@ every_loss = pytest.mark.parametrize(("loss", "slow"), PAIRS, ids=lambda x: str(
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), n_negatives=st.integers(1, 4), share=st.sampled_from([0.3, 0.7, 1.0]))
 def test_equals_loops(loss: DrawnLoss, slow: Callable[..., float], seed: int, n_negatives: int, share: float) -> None:
-    """With negatives that do not count, and positives of which none does."""
+    """With some negatives that do not count, and positives without any that counts."""
     generator = torch.Generator().manual_seed(seed)
     scores = 2 * torch.randn(3, 4, 1 + n_negatives, generator=generator, dtype=torch.float64)
     counts = torch.rand(scores.shape, generator=generator) < share
@@ -80,7 +80,7 @@ def test_equals_loops(loss: DrawnLoss, slow: Callable[..., float], seed: int, n_
 
 
 @every_loss
-def test_gradients_are_finite_and_none_reaches_what_does_not_count(loss: DrawnLoss, slow: Callable[..., float]) -> None:
+def test_gradients_are_finite_and_0_for_scores_that_do_not_count(loss: DrawnLoss, slow: Callable[..., float]) -> None:
     scores = torch.tensor([[[0.5, 1.0, 9.0], [0.5, 9.0, 9.0], [200.0, -200.0, 0.0]]], requires_grad=True)
     counts = torch.tensor([[[True, True, False], [True, False, False], [True, True, True]]])
     loss.cost(scores, counts, torch.tensor(-2.0)).sum().backward()
@@ -107,7 +107,7 @@ def test_the_order_of_the_negatives_changes_no_cost_and_neither_does_who_drew_th
 
 @pytest.mark.parametrize(("n_negatives", "t", "beta"), [(8, 0.75, 1.0), (1, 1.0, 1 / 8), (1, 0.0, 1.0), (4, 0.5, 0.75)])
 def test_gbce_s_beta(n_negatives: int, t: float, beta: float) -> None:
-    """Of 9 items: all others drawn, or t = 0, is BCE; t = 1 is alpha; between them t weighs."""
+    """With 9 items: beta is 1 (BCE) if all others are drawn or t = 0, alpha if t = 1, and between them otherwise."""
     assert GBCE(N_ITEMS, t).beta(n_negatives) == pytest.approx(beta)
 
 

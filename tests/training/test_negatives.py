@@ -1,4 +1,4 @@
-"""Where training's negatives come from: what is drawn, how often, and what is said of it."""
+"""Where training's negatives come from: which items are drawn, how often, and their expected counts."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sairlib.errors import UserError
 from sairlib.training.negatives import Popular, Sampler, Shared, Uniform
 
 STORE = SequenceStore(make_split([[1, 2, 2, 3, 3], [2, 5, 4, 4]], 6), 5, torch.device("cpu"))
-COUNTS = [0, 1, 3, 0, 0, 1, 0]  # of items 0 (PAD) to 6, in what trains
+COUNTS = [0, 1, 3, 0, 0, 1, 0]  # of items 0 (PAD) to 6 in the training part
 USERS = torch.tensor([1, 0])
 
 
@@ -21,7 +21,7 @@ def draw_negatives(sampler: Sampler) -> Negatives:
     return sampler.begin(torch.Generator().manual_seed(0))(USERS, (3, 2))
 
 
-def test_uniform_is_of_each_user_s_own() -> None:
+def test_uniform_draws_for_each_user_among_unseen_items() -> None:
     negatives = draw_negatives(Uniform(STORE, 500))
     assert negatives.items_BNSC.shape == (2, 3, 2, 500) and not negatives.shared
     of_first, of_second = (set(items.flatten().tolist()) for items in negatives.items_BNSC)
@@ -40,7 +40,7 @@ def test_uniform_is_of_each_user_s_own() -> None:
         (lambda n: Popular(STORE, n), [0, 1, 3**0.75, 0, 0, 1, 0]),
     ],
 )
-def test_shared_ones_come_in_proportion_and_say_so(make: Callable[[int], Sampler], weights: list[float]) -> None:
+def test_shared_negatives_follow_their_weights(make: Callable[[int], Sampler], weights: list[float]) -> None:
     n = 60_000
     negatives = draw_negatives(make(n))
     assert negatives.items_BNSC.shape == (1, 1, 1, n) and negatives.shared
@@ -56,7 +56,7 @@ def test_shared_ones_come_in_proportion_and_say_so(make: Callable[[int], Sampler
 
 
 @pytest.mark.parametrize("kind", [Shared, Popular])
-def test_shared_ones_are_drawn_once_for_a_batch_and_anew_for_the_next(kind: Callable[..., Sampler]) -> None:
+def test_shared_negatives_are_drawn_once_for_a_batch_and_anew_for_the_next(kind: Callable[..., Sampler]) -> None:
     sampler, generator = kind(STORE, 50), torch.Generator().manual_seed(0)
     draw = sampler.begin(generator)
     first, again = draw(USERS[:1], (3, 2)), draw(USERS[1:], (1, 1))
@@ -65,7 +65,7 @@ def test_shared_ones_are_drawn_once_for_a_batch_and_anew_for_the_next(kind: Call
     assert not torch.equal(first.items_BNSC, other.items_BNSC)
 
 
-def test_own_ones_are_drawn_anew_for_every_piece_of_a_batch() -> None:
+def test_uniform_negatives_are_drawn_anew_for_every_piece_of_a_batch() -> None:
     draw = Uniform(STORE, 50).begin(torch.Generator().manual_seed(0))
     assert not torch.equal(draw(USERS, (3, 2)).items_BNSC, draw(USERS, (3, 2)).items_BNSC)
 

@@ -1,4 +1,4 @@
-"""The objectives: what counts, what is drawn, what is hidden, and whom they refuse."""
+"""The objectives: which steps count, what is drawn and hidden, and which models and losses they refuse."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ def negatives_of(batch: Batch) -> Tensor:
 
 
 def test_negatives_are_never_in_the_training_history_and_reach_all_else() -> None:
-    """A short history cut by max_len too: what was cut is still history."""
+    """A short history cut by max_len too: items cut off still count as history."""
     batch = batch_of(next_item(make_store(max_len=2), 500), torch.arange(4))
     assert batch.history.items_BN.tolist() == [[1, 2], [6, 0], [8, 9], [7, 6]]
     every = set(range(1, M + 1))
@@ -85,7 +85,7 @@ def test_the_loss_is_over_the_steps_that_count_and_their_real_negatives() -> Non
 
 @pytest.mark.parametrize("max_len", [2, 50])
 def test_every_step_of_an_epoch_weighs_the_same_in_batches_of_any_length(max_len: int) -> None:
-    """The gradients of an epoch's batches add up to that of all steps at once, whoever shares a batch with whom."""
+    """The gradients of an epoch's batches add up to that of all steps at once, however users are batched."""
     store = make_store(max_len)
 
     def gradient(batch_size: int, window: int, weigh: bool = True) -> Tensor:
@@ -158,7 +158,7 @@ def test_pieces_are_the_whole_batch_and_share_their_shared_negatives(kind: str) 
 
 @pytest.mark.parametrize("user", [1, 2])
 def test_a_batch_of_one_target_has_its_own_negatives(user: int) -> None:
-    """User 2 has had everything: nothing is left to be a negative."""
+    """User 2 has had every item, so there is no negative."""
     objective = Prefix(BCE(), sampler(make_store(), 3), make_store(), 1, draw="users")
     objective.steps_per_batch = 1.0
     batch = batch_of(objective, torch.tensor([user]))
@@ -172,7 +172,7 @@ def test_a_batch_of_one_target_has_its_own_negatives(user: int) -> None:
     torch.testing.assert_close(objective.loss(model, batch)["bce"], expected)
 
 
-def test_softmax_asks_about_all_items_and_draws_none() -> None:
+def test_softmax_is_over_all_items_and_draws_none() -> None:
     objective = next_item(make_store(), loss=Softmax(), kind="none", steps_per_batch=6.0)
     batch = batch_of(objective, torch.tensor([3, 1]))
     assert batch.negatives is None
@@ -188,7 +188,7 @@ def prefixes(batch: Batch) -> list[tuple[list[int], int]]:
     return [([item for item in row if item], target) for row, target in rows]
 
 
-def test_prefixes_of_users_are_cut_at_every_step_alike_and_ask_for_the_item_after() -> None:
+def test_prefixes_of_users_are_cut_at_every_step_equally_often_and_predict_the_item_after() -> None:
     store = make_store(max_len=3)
     objective = divided_by(6000.0, Prefix(BCE(), sampler(store, 2), store, 16, draw="users"))
     batch = batch_of(objective, torch.full((6000,), 3))
@@ -206,7 +206,7 @@ def test_prefixes_of_users_are_cut_at_every_step_alike_and_ask_for_the_item_afte
     torch.testing.assert_close(objective.loss(model, batch)["bce"], each.mean())
 
 
-def test_pairs_of_users_and_prefixes_are_drawn_alike_whoever_has_many() -> None:
+def test_pairs_of_user_and_prefix_are_drawn_equally_often_even_for_long_histories() -> None:
     store = make_store(max_len=30)
     trained = [sequence[:-2] if len(sequence) > 2 else sequence for sequence in SEQUENCES]
     pairs = [(user, items[:end], items[end]) for user, items in enumerate(trained) for end in range(1, len(items))]
@@ -218,10 +218,10 @@ def test_pairs_of_users_and_prefixes_are_drawn_alike_whoever_has_many() -> None:
 
 
 @pytest.mark.parametrize("kind", [NextItem, Prefix, Cloze])
-def test_every_step_asked_about_costs_the_same_in_batches_of_short_and_of_long_sequences(
+def test_every_target_costs_the_same_in_batches_of_short_and_of_long_sequences(
     kind: Callable[..., Objective],
 ) -> None:
-    """By its divisor: the same for every batch, and the mean number of steps asked about."""
+    """All batches have the same divisor, the mean number of targets in a batch."""
     objective = kind(Softmax(), None, make_store(), 1)
     flat = Filler() if kind is Cloze else Bigram()
     nn.init.zeros_(flat.table.weight)  # every step costs log M
@@ -276,7 +276,7 @@ def test_every_hidden_item_costs_once(kind: str) -> None:
     torch.testing.assert_close(objective.loss(model, batch)["bce"], torch.stack(each).mean())
 
 
-Makes = Callable[..., Objective]
+MakeObjective = Callable[..., Objective]
 
 
 @pytest.mark.parametrize(
@@ -295,8 +295,8 @@ Makes = Callable[..., Objective]
         (NextItem, BPR(), False, Bigram(), "loss=bpr needs negatives"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
-    kind: Makes, loss: Loss, drawn: bool, model: Recommender, words: str
+def test_combinations_that_cannot_train_are_refused(
+    kind: MakeObjective, loss: Loss, drawn: bool, model: Recommender, words: str
 ) -> None:
     store = make_store()
     with pytest.raises(UserError, match=words) as caught:
@@ -315,7 +315,7 @@ def test_what_does_not_go_together_is_refused(
         (NextItem, Softmax(), Bigram(log_odds=False)),
     ],
 )
-def test_what_goes_together_is_not(kind: Makes, loss: Loss, model: Recommender) -> None:
+def test_combinations_that_can_train_are_accepted(kind: MakeObjective, loss: Loss, model: Recommender) -> None:
     store = make_store()
     kind(loss, None if isinstance(loss, Softmax) else sampler(store, 1), store, 16).check(model)
 
@@ -330,7 +330,7 @@ def test_what_goes_together_is_not(kind: Makes, loss: Loss, model: Recommender) 
         (Cloze, {"last_share": float("nan")}),
     ],
 )
-def test_settings_that_have_no_meaning_are_refused(kind: Makes, given: dict[str, object]) -> None:
+def test_settings_that_have_no_meaning_are_refused(kind: MakeObjective, given: dict[str, object]) -> None:
     store = make_store()
     with pytest.raises(UserError, match=rf"^{next(iter(given))}="):
         kind(BCE(), sampler(store, 1), store, 16, **given)

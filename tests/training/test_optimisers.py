@@ -1,4 +1,4 @@
-"""Adam by rows ends where PyTorch's Adam ends, whatever the order in which rows are looked up."""
+"""RowAdam ends at the same weights as PyTorch's Adam, in whatever order rows are looked up."""
 
 import math
 
@@ -55,12 +55,12 @@ def test_a_row_is_up_to_date_when_it_is_looked_up_and_only_then() -> None:
     for ids in ([1, 2, 3], [1], [1]):
         step(dense, adam, ids, 0.1)
         step(by_rows, ours, ids, 0.1)
-    assert not torch.allclose(by_rows.weight[2:4], dense.weight[2:4], atol=1e-3), "nothing was owed"
+    assert not torch.allclose(by_rows.weight[2:4], dense.weight[2:4], atol=1e-3), "no row was behind"
     torch.testing.assert_close(by_rows(torch.tensor([2, 2])), dense(torch.tensor([2, 2])))
-    assert not torch.allclose(by_rows.weight[3], dense.weight[3], atol=1e-3), "row 3 was not asked for"
+    assert not torch.allclose(by_rows.weight[3], dense.weight[3], atol=1e-3), "row 3 was not looked up"
 
 
-def test_the_state_goes_on_where_it_was_saved() -> None:
+def test_a_loaded_state_continues_where_it_was_saved() -> None:
     _, whole = tables()
     _, parted = tables()
     first, second = (RowAdam([table], lr=0.1, betas=(0.9, 0.98)) for table in (whole, parted))
@@ -81,6 +81,6 @@ def test_the_state_goes_on_where_it_was_saved() -> None:
 
 
 @pytest.mark.parametrize("betas", [(0.99, 0.9), (math.sqrt(0.5), 0.5)])
-def test_betas_under_which_a_row_would_owe_without_end_are_refused(betas: tuple[float, float]) -> None:
+def test_betas_under_which_updates_of_a_row_do_not_shrink_are_refused(betas: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="b1 must be below"):
         RowAdam([tables()[0]], lr=0.1, betas=betas)

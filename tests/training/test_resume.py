@@ -1,4 +1,4 @@
-"""Resuming: bit for bit where training stopped, and nothing that is not its own."""
+"""Resuming continues bit for bit where training stopped, and refuses the state of another run."""
 
 from collections.abc import Iterator
 from pathlib import Path

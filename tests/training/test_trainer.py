@@ -1,4 +1,4 @@
-"""The training loop: repeatable, and it keeps the best weights, not the last."""
+"""The training loop: it is repeatable, and keeps the best weights, not the last."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_run_to_the_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 def test_the_first_step_of_each_optimizer_is_that_of_its_paper(optimizer: str, weight_decay: float) -> None:
-    """From nothing, Adam and Adagrad both go by lr against the gradient's sign, however large it is."""
+    """From an empty state, Adam and Adagrad both move by lr against the gradient's sign, whatever its size."""
     trainer = make_trainer(optimizer=optimizer, weight_decay=weight_decay, dropout=0.0)
     before = [p.detach().clone() for p in trainer.model.parameters()]
     trainer.step(trainer.store.epoch(16, 1, trainer.generator)[0])
@@ -57,7 +57,7 @@ def test_the_first_step_of_each_optimizer_is_that_of_its_paper(optimizer: str, w
 
 
 def scripted(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
-    """Let validation find these figures, in turn."""
+    """Make validation return these figures, in turn."""
     values = iter(figures)
 
     class Scripted:
@@ -149,7 +149,7 @@ def test_clipping_bounds_the_gradient_and_logs_what_it_was(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("sair", [False, True])
 def test_a_batch_in_pieces_is_the_same_batch(sair: bool) -> None:
-    # Without dropout and where nothing is left to be a negative, a step draws nothing: pieces only change roundings.
+    # Without dropout and without negatives a step draws nothing: pieces change only rounding.
     whole, pieces = make_trainer(sair=sair, dropout=0.0), make_trainer(sair=sair, dropout=0.0)
     rows = whole.store.epoch(1000, 8, whole.generator)[0]  # all of them
     for trainer in (whole, pieces):
@@ -188,7 +188,7 @@ def test_compiled_trains_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_no_number_stops_the_run_and_leaves_the_last_checkpoint(
+def test_a_loss_of_nan_or_inf_stops_the_run_and_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
 ) -> None:
     trainer = make_trainer(epochs=5)

@@ -1,5 +1,5 @@
-"""What the contract is to carry beyond today's models: states of several tensors, scores of a history and an item
-together, times, and auxiliary losses of batch and states. Four small models, through objectives, trainer and evaluator.
+"""The contract supports models beyond today's: states of several tensors, joint scores of history and item, times, and
+auxiliary losses of batch and states. Four small models run through objectives, trainer and evaluator.
 """
 
 from typing import final
@@ -39,12 +39,12 @@ def make_trainer(model: Recommender, objective: Objective) -> Trainer:
     return Trainer(model, objective, store(), evaluator, settings, 0, {})
 
 
-# A score of the history and the item together, as DIN has it: how much of the history counts depends on the item.
+# A joint score of history and item, as in DIN: the item decides how much of the history counts.
 
 
 @final
 class TargetAttention(Head):
-    """An item's score: a net of what it makes of the history, and of itself. A state is (vectors_BND, real_BN)."""
+    """Scores an item by a net of its attention over the history and its own vector. State: (vectors_BND, real_BN)."""
 
     log_odds = True
 
@@ -86,7 +86,7 @@ class Joint(SequenceModel):
 
 
 def joint_score(model: Joint, items: list[int], item: int) -> float:
-    """The same, read plainly: one history without padding, one item."""
+    """The same score, written plainly: one history without padding, one item."""
     table, own = model.table.weight, model.table.weight[item]
     taken = torch.zeros(D)
     if items:
@@ -111,10 +111,10 @@ def prefix(kind: str) -> Prefix:
 
 @pytest.mark.parametrize("rows_at_once", [None, 2])
 @pytest.mark.parametrize("kind", ["uniform", "shared", "softmax"])
-def test_states_of_two_tensors_cost_what_the_formula_says(
+def test_the_loss_of_states_of_two_tensors_equals_its_formula(
     kind: str, rows_at_once: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Own negatives, shared ones, and all items; at once, and by parts that are computed again on the way back."""
+    """Own negatives, shared ones, and all items; at once, and in parts that are recomputed in the backward pass."""
     if rows_at_once:
         monkeypatch.setattr(parts, "part_size", lambda rows, scores_per_row: rows_at_once)
     model, objective = Joint(), prefix(kind)
@@ -266,7 +266,7 @@ class Timed(StepModel):
 
 
 def check_times(history: History) -> None:
-    """They are those of the items beside them, and 0 at padding."""
+    """Each time belongs to the item at its place; padding has 0."""
     dataset = split().dataset
     assert dataset.times is not None and history.times_BN is not None
     rows = (part.tolist() for part in (history.users_B, history.items_BN, history.times_BN))
@@ -277,7 +277,7 @@ def check_times(history: History) -> None:
 
 
 @pytest.mark.parametrize("steps_at_once", [None, 20])
-def test_a_model_that_looks_at_times_trains_and_ranks(steps_at_once: int | None) -> None:
+def test_a_model_of_times_trains_and_ranks(steps_at_once: int | None) -> None:
     model = Timed()
     trainer = make_trainer(model, next_item(store(), 2))
     trainer.steps_at_once = steps_at_once
@@ -311,7 +311,7 @@ def test_times_change_the_scores_and_a_tail_keeps_them() -> None:
 
 @final
 class Assisted(StepModel):
-    """As in DIEN, states are also to tell the next item from a drawn one; here by their product, plainly."""
+    """As in DIEN, states also learn to distinguish the next item from a drawn one; here by a plain product."""
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -335,7 +335,7 @@ class Assisted(StepModel):
         own_BND = one_tensor(states).view(*targets_BN.shape, -1)  # those that the loss scores, step by step
         margins_BN = (own_BND * (self.other(negatives_BN) - self.other(targets_BN))).sum(-1)
         each_BN = softplus(margins_BN).where(targets_BN != PAD, 0.0)
-        return {"told apart": self.weight * (each_BN.sum(1) / (targets_BN != PAD).sum(1)).mean()}
+        return {"contrast": self.weight * (each_BN.sum(1) / (targets_BN != PAD).sum(1)).mean()}
 
 
 def first_step(weight: float, steps_at_once: int | None) -> tuple[Assisted, Step]:
@@ -348,9 +348,9 @@ def first_step(weight: float, steps_at_once: int | None) -> tuple[Assisted, Step
 def test_an_auxiliary_loss_of_batch_and_states_is_added_and_learnt() -> None:
     model, done = first_step(1.0, None)
     figures = {name: float(value) for name, value in done.figures.items()}
-    assert set(figures) == {"loss", "bce", "told apart"}
-    assert figures["loss"] == pytest.approx(figures["bce"] + figures["told apart"])
-    assert figures["told apart"] == pytest.approx(np.log(2), abs=0.05), "nothing is told apart yet"
+    assert set(figures) == {"loss", "bce", "contrast"}
+    assert figures["loss"] == pytest.approx(figures["bce"] + figures["contrast"])
+    assert figures["contrast"] == pytest.approx(np.log(2), abs=0.05), "untrained, it cannot distinguish items"
     assert model.other.weight.grad is not None and model.other.weight.grad.any()
     assert model.table.weight.grad is not None
     without, _ = first_step(0.0, None)
@@ -365,4 +365,4 @@ def test_pieces_of_a_batch_share_an_auxiliary_mean_by_their_users() -> None:
         nn.init.zeros_(model.other.weight)
         trainer = make_trainer(model, next_item(store(), 2))
         trainer.steps_at_once = steps_at_once
-        assert float(trainer.step(all_rows()).figures["told apart"]) == pytest.approx(np.log(2))
+        assert float(trainer.step(all_rows()).figures["contrast"]) == pytest.approx(np.log(2))
