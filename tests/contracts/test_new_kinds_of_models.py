@@ -20,10 +20,12 @@ from sairlib.evaluation.rankings import EvaluationSettings
 from sairlib.models.recommender import Head, Products, Recommender, SequenceModel, StepModel, one_tensor
 from sairlib.nn.kernels import parts
 from sairlib.nn.layers import Table
-from sairlib.training.losses import BCE, Loss, Softmax
-from sairlib.training.objectives import Objective, Prefix
+from sairlib.training.losses import BCE, Loss
+from sairlib.training.objectives import Objective
 from sairlib.training.settings import TrainingSettings
+from sairlib.training.softmax_losses import Softmax
 from sairlib.training.trainer import Step, Trainer
+from sairlib.training.whole_objectives import Prefix
 
 D = 4
 

@@ -19,10 +19,10 @@ from sairlib.models.recommender import Head, Products, Recommender, StepModel
 from sairlib.models.transrec import TransRec
 from sairlib.nn.layers import Table
 from sairlib.training import optimisers
-from sairlib.training.losses import Softmax
 from sairlib.training.objectives import Objective
 from sairlib.training.optimisers import RowAdam
 from sairlib.training.settings import TrainingSettings
+from sairlib.training.softmax_losses import Softmax
 from sairlib.training.trainer import Trainer
 
 USERS = (3, 1, 0, 2, 0)

@@ -24,9 +24,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from sairlib.batch import PAD, Batch, History, Negatives, map_state
-from sairlib.training.losses import BCE, BPR, GBCE, BPRMax, DrawnLoss, Hinge, SampledSoftmax
+from sairlib.training.losses import BCE, GBCE, DrawnLoss
 from sairlib.training.negatives import Uniform
 from sairlib.training.objectives import NextItem
+from sairlib.training.pairwise_losses import BPR, BPRMax, Hinge
+from sairlib.training.softmax_losses import SampledSoftmax
 
 DRAWN = [BCE(), GBCE(M), BPR(), BPRMax(), Hinge(), SampledSoftmax()]
 

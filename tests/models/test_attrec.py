@@ -19,7 +19,7 @@ from sairlib.data.split import Split
 from sairlib.errors import UserError
 from sairlib.models.attrec import AttRec
 from sairlib.nn.layers import Dropout
-from sairlib.training.losses import Hinge
+from sairlib.training.pairwise_losses import Hinge
 
 M, USERS, MAX_LEN, D = 11, 9, 9, 6
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8, 9, 2, 10], [10, 11], [1, 2, 3], [7, 7], [4, 5, 6, 7], [1] * 6, []]

@@ -16,8 +16,8 @@ from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
 from sairlib.models.bert4rec import BERT4Rec
 from sairlib.nn.layers import Dropout
-from sairlib.training.losses import Softmax
-from sairlib.training.objectives import Cloze
+from sairlib.training.softmax_losses import Softmax
+from sairlib.training.whole_objectives import Cloze
 
 M, MAX_LEN, D = 11, 6, 8
 MASK = M + 1

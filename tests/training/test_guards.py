@@ -17,8 +17,8 @@ from trainer_helpers import M, fit, make_trainer, row_optimizers
 from sairlib.nn.layers import Table
 from sairlib.run import checkpoint
 from sairlib.training import optimisers
-from sairlib.training.losses import Softmax
 from sairlib.training.optimisers import RowAdam, follows, tables_by_rows
+from sairlib.training.softmax_losses import Softmax
 from sairlib.training.trainer import Trainer
 
 # Checked by the files that a run leaves.

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sairlib.training.losses import BCE, BPR, GBCE, BPRMax, DrawnLoss, Hinge, SampledSoftmax
+from sairlib.training.losses import BCE, GBCE, DrawnLoss
+from sairlib.training.pairwise_losses import BPR, BPRMax, Hinge
+from sairlib.training.softmax_losses import SampledSoftmax
 
 N_ITEMS = 9
 

@@ -15,8 +15,11 @@ from sairlib.batch import PAD, Batch, History, Negatives
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender
-from sairlib.training.losses import BCE, BPR, GBCE, Loss, Softmax
-from sairlib.training.objectives import Cloze, NextItem, Objective, Prefix
+from sairlib.training.losses import BCE, GBCE, Loss
+from sairlib.training.objectives import NextItem, Objective
+from sairlib.training.pairwise_losses import BPR
+from sairlib.training.softmax_losses import Softmax
+from sairlib.training.whole_objectives import Cloze, Prefix
 
 SEQUENCES = [[1, 2, 3, 4, 5], [6, 7], list(range(1, M + 1)) * 2, [9, 9, 8, 7, 6, 5, 4, 3]]
 

@@ -9,7 +9,8 @@ from torch.nn.functional import relu
 
 from sairlib.batch import PAD, Batch, History, State
 from sairlib.errors import UserError
-from sairlib.models.recommender import Distances, Head, Mixture, Products, StepModel
+from sairlib.models.heads import Distances, Mixture
+from sairlib.models.recommender import Head, Products, StepModel
 from sairlib.nn.kernels.windows import recent
 from sairlib.nn.layers import Dropout, Table, UserTable
 

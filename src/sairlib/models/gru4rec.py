@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from sairlib.batch import PAD, History
 from sairlib.errors import UserError
 from sairlib.models.recommender import Head, Products, StepModel
-from sairlib.nn.item_encoder import gru_layers, start_gates
 from sairlib.nn.layers import Dropout, Table
+from sairlib.nn.recurrent import gru_layers, start_gates
 
 
 @final

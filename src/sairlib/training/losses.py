@@ -1,4 +1,4 @@
-"""Losses: the cost of each target, given its score and those of other items."""
+"""Losses: the cost of each target, given its score and those of other items; BCE and gBCE."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -6,13 +6,12 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, logsigmoid, softplus
+from torch.nn.functional import softplus
 
 from sairlib.batch import PAD, Negatives, State, as_rows, like
 from sairlib.errors import UserError
-from sairlib.models.recommender import Products, Recommender
+from sairlib.models.recommender import Recommender
 from sairlib.nn.kernels.parts import in_parts
-from sairlib.nn.kernels.softmax import softmax, softmax_of_products
 from sairlib.training.negatives import Popular, Sampler
 
 
@@ -89,7 +88,7 @@ class BCE(DrawnLoss):
     reads_log_odds = True
 
     def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        return softplus(-scores[..., 0]) + _sum(softplus(scores[..., 1:]), counts)
+        return softplus(-scores[..., 0]) + sum_over_negatives(softplus(scores[..., 1:]), counts)
 
 
 @final
@@ -122,96 +121,9 @@ class GBCE(DrawnLoss):
 
     def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
         beta = self.beta(scores.shape[-1] - 1)
-        return beta * softplus(-scores[..., 0]) + _sum(softplus(scores[..., 1:]), counts)
+        return beta * softplus(-scores[..., 0]) + sum_over_negatives(softplus(scores[..., 1:]), counts)
 
 
-@final
-@dataclass(frozen=True)
-class BPR(DrawnLoss):
-    """-log sigmoid(s+ - s-), averaged over the negatives (Rendle et al., 2009)."""
-
-    name = "bpr"
-
-    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        costs = softplus(scores[..., 1:] - scores[..., :1])
-        return _sum(costs, counts) / counts[..., 1:].sum(-1).clamp_min(1)
-
-
-@final
-@dataclass(frozen=True)
-class BPRMax(DrawnLoss):
-    """-log sum w- sigmoid(s+ - s-) + r sum w- s-^2, w- the softmax of the negatives (Hidasi and Karatzoglou, 2018).
-
-    ``regularisation`` is r.
-    """
-
-    name = "bpr_max"
-    regularisation: float = 1.0
-
-    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        none = ~counts[..., 1:].any(-1, keepdim=True)  # without negatives that count, the cost is 0
-        negatives = scores[..., 1:].masked_fill(~(counts[..., 1:] | none), -torch.inf)
-        log_weights = log_softmax(negatives, -1)
-        log_likelihood = torch.logsumexp(log_weights + logsigmoid(scores[..., :1] - scores[..., 1:]), -1)
-        penalty = (log_weights.exp() * scores[..., 1:].square()).sum(-1)
-        return (self.regularisation * penalty - log_likelihood).masked_fill(none[..., 0], 0.0)
-
-
-@final
-@dataclass(frozen=True)
-class Hinge(DrawnLoss):
-    """Sum over negatives of max(0, margin + s- - s+) (AttRec, eq. 13, where s is a negated distance)."""
-
-    name = "hinge"
-    margin: float = 0.5
-
-    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        return _sum((self.margin + scores[..., 1:] - scores[..., :1]).clamp_min(0), counts)
-
-
-@final
-@dataclass(frozen=True)
-class SampledSoftmax(DrawnLoss):
-    """-log of the target's softmax among itself and its negatives.
-
-    ``logq`` subtracts log(expected count) from each negative's score (Bengio and Senecal, 2008). The softmax's
-    denominator then estimates the sum over all items that can be drawn: the whole catalogue for ``negatives=shared`` or
-    ``popular``; for ``uniform``, the target and the items that the user has not had in training.
-    """
-
-    name = "sampled_softmax"
-    logq: bool = True
-
-    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        negatives = scores[..., 1:] - log_expected if self.logq else scores[..., 1:]
-        negatives = negatives.masked_fill(~counts[..., 1:], -torch.inf)
-        return torch.logsumexp(torch.cat([scores[..., :1], negatives], -1), -1) - scores[..., 0]
-
-
-@final
-@dataclass(frozen=True)
-class Softmax(Loss):
-    """-log of the target's softmax among all items (cross-entropy)."""
-
-    name = "softmax"
-
-    def check(self, model: Recommender, sampler: Sampler | None) -> None:
-        if sampler is not None:
-            raise UserError("loss=softmax is over all items and draws no negatives: choose negatives=none")
-
-    def each(self, model: Recommender, states: State, targets_XS: Tensor, negatives: Negatives | None) -> Tensor:
-        real_XS, head = targets_XS != PAD, model.head
-
-        def with_all(targets_XS: Tensor, *rows: Tensor) -> Tensor:
-            return softmax(head.score_all(like(states, rows)), targets_XS)
-
-        if isinstance(head, Products) and isinstance(states, Tensor):
-            costs_XS = softmax_of_products(states, *head.of(None), targets_XS, real_XS.any(-1))
-        else:
-            costs_XS = in_parts(with_all, model.n_items + 1, real_XS.any(-1), targets_XS, *as_rows(states))
-        return costs_XS.where(real_XS, 0.0)
-
-
-def _sum(costs: Tensor, counts: Tensor) -> Tensor:
+def sum_over_negatives(costs: Tensor, counts: Tensor) -> Tensor:
     """Over the negatives that count."""
     return costs.where(counts[..., 1:], 0.0).sum(-1)

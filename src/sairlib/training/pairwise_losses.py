@@ -1,0 +1,54 @@
+"""Losses that compare a target with each negative: BPR, BPR-max, hinge."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, logsigmoid, softplus
+
+from sairlib.training.losses import DrawnLoss, sum_over_negatives
+
+
+@final
+@dataclass(frozen=True)
+class BPR(DrawnLoss):
+    """-log sigmoid(s+ - s-), averaged over the negatives (Rendle et al., 2009)."""
+
+    name = "bpr"
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        costs = softplus(scores[..., 1:] - scores[..., :1])
+        return sum_over_negatives(costs, counts) / counts[..., 1:].sum(-1).clamp_min(1)
+
+
+@final
+@dataclass(frozen=True)
+class BPRMax(DrawnLoss):
+    """-log sum w- sigmoid(s+ - s-) + r sum w- s-^2, w- the softmax of the negatives (Hidasi and Karatzoglou, 2018).
+
+    ``regularisation`` is r.
+    """
+
+    name = "bpr_max"
+    regularisation: float = 1.0
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        none = ~counts[..., 1:].any(-1, keepdim=True)  # without negatives that count, the cost is 0
+        negatives = scores[..., 1:].masked_fill(~(counts[..., 1:] | none), -torch.inf)
+        log_weights = log_softmax(negatives, -1)
+        log_likelihood = torch.logsumexp(log_weights + logsigmoid(scores[..., :1] - scores[..., 1:]), -1)
+        penalty = (log_weights.exp() * scores[..., 1:].square()).sum(-1)
+        return (self.regularisation * penalty - log_likelihood).masked_fill(none[..., 0], 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class Hinge(DrawnLoss):
+    """Sum over negatives of max(0, margin + s- - s+) (AttRec, eq. 13, where s is a negated distance)."""
+
+    name = "hinge"
+    margin: float = 0.5
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        return sum_over_negatives((self.margin + scores[..., 1:] - scores[..., :1]).clamp_min(0), counts)
