@@ -94,7 +94,7 @@ def test_downloads_once(tmp_path: Path, server: str, what: str, checksum: str | 
         ("page", None, "web page instead of the file"),
         ("moved", MD5, "web page instead of the file"),
         ("truncated", MD5, "the connection broke after|IncompleteRead"),
-        ("plain", "md5:0123", r"checksum of what came is [0-9a-f]{32}, not 0123"),
+        ("plain", "md5:0123", r"checksum of the downloaded file is [0-9a-f]{32}, not 0123"),
         ("plain", "crc:0123", "must begin with 'md5:' or 'sha256:'"),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_failed_download_leaves_nothing(
 
 def test_truncated_without_a_length_is_no_zip(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.BODY", BODY[:-20])
-    with pytest.raises(UserError, match="not a whole zip file"):
+    with pytest.raises(UserError, match="not a complete zip file"):
         fetch(tmp_path, f"{server}/unsized.zip")
 
 
@@ -122,7 +122,7 @@ def test_a_silent_server_is_given_up(tmp_path: Path, server: str, monkeypatch: p
 @pytest.mark.parametrize("url", [None, "http://127.0.0.1:9/set.zip", "file:///etc/passwd"])
 def test_without_network_one_line_says_what_to_put_where(tmp_path: Path, url: str | None) -> None:
     with pytest.raises(
-        UserError, match=r"data set 'set' is not there .*: get it from https://set\.org and put .*set\.zip$"
+        UserError, match=r"data set 'set' is missing .*: get it from https://set\.org and put .*set\.zip$"
     ):
         fetch(tmp_path / "data", url)
     assert list(tmp_path.iterdir()) == []

@@ -140,7 +140,7 @@ def test_a_damaged_zip_is_one_line_too(tmp_path: Path) -> None:
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 0xFF
     path.write_bytes(whole)
-    with pytest.raises(UserError, match=r"ratings\.csv: cannot be read, get it anew"):
+    with pytest.raises(UserError, match=r"ratings\.csv: cannot be read, get a new copy"):
         GroupLens().read(Source(path))
 
 
@@ -149,7 +149,7 @@ def test_a_damaged_zip_is_one_line_too(tmp_path: Path) -> None:
     [
         ({"README": b""}, "none of ratings.csv, ratings.dat, u.data"),
         (CSV | DAT, "both ratings.csv and ratings.dat"),
-        ({"u.data": TAB["u.data"], "u.item": TAB["u.item"]}, "u.item without its partner"),
+        ({"u.data": TAB["u.data"], "u.item": TAB["u.item"]}, "u.item alone"),
     ],
 )
 def test_a_folder_that_is_no_single_layout_is_refused(tmp_path: Path, members: dict[str, bytes], message: str) -> None:

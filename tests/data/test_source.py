@@ -58,7 +58,7 @@ def test_nothing_is_written_by_a_malicious_archive(tmp_path: Path) -> None:
 def test_truncated_zip_is_refused(tmp_path: Path, keep: int) -> None:
     path = make_zip(tmp_path / "set.zip", {"ratings.csv": bytes(range(256)) * 9})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"set\.zip: not a whole zip file"):
+    with pytest.raises(UserError, match=r"set\.zip: not a complete zip file"):
         Source(path)
 
 

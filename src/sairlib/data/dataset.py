@@ -1,4 +1,4 @@
-"""Interactions in time order with dense ids: what every model and every evaluation of a data set shares."""
+"""Interactions in time order with dense ids. All models and evaluations of a data set share them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ UNKNOWN = "[UNK]"
 
 @dataclass(frozen=True)
 class Dataset:
-    """All sequences as one flat array (CSR), plus what the dense ids stand for.
+    """All sequences as one flat array (CSR), and the file's ids behind the dense ids.
 
     ``items[offsets[u]:offsets[u + 1]]`` are user u's items, 1..M, oldest first. ``user_ids[u]`` and
-    ``item_ids[m - 1]`` are the ids of the file. ``item_categories`` (M + 1, G) holds each item's category ids
-    1..T in the file's order, right-padded with PAD; ``category_names[t - 1]`` names them. Items without a
-    category are [UNK], which gets an id only where it is needed. G = 0: the data has no categories at all.
-    ``times``, as many as ``items``, are the file's timestamps; None if it has none.
+    ``item_ids[m - 1]`` are the ids in the file. ``item_categories`` (M + 1, G) holds each item's category ids
+    1..T in the file's order, right-padded with PAD; ``category_names[t - 1]`` is the name of category t. An item
+    without a category gets the category [UNK], which exists only if an item needs it. G = 0 means that the data
+    has no categories. ``times`` holds one timestamp of the file for each entry of ``items``; None if the file has none.
     """
 
     items: Ints
@@ -47,8 +47,10 @@ class Dataset:
         return len(self.category_names)
 
     def sha256(self) -> str:
-        """Hash of who did what in which order, in the ids of the file, and of the categories; not of the times, which
-        shape no sequence but by its order."""
+        """Hash of who did what in which order, in the file's ids, and of the categories.
+
+        The times are left out: they affect a sequence only through its order.
+        """
         digest = hashlib.sha256(b"sairlib dataset 1")
         arrays = (self.user_ids, self.offsets, self.item_ids, self.items, self.item_categories)
         for array in arrays:
@@ -59,7 +61,7 @@ class Dataset:
 
 
 def index(interactions: Interactions) -> Dataset:
-    """Order by user, timestamp, original row (stable), and give dense ids in ascending order of the file's ids."""
+    """Sort by user, then timestamp, then original row, and number the file's ids densely in ascending order."""
     frame = interactions.frame
     users, user_ids = pd.factorize(frame[USER].to_numpy(np.int64), sort=True)
     items, item_ids = pd.factorize(frame[ITEM].to_numpy(np.int64), sort=True)
@@ -73,28 +75,28 @@ def index(interactions: Interactions) -> Dataset:
 
 
 def _order(users: Ints, times: Times) -> NDArray[np.intp]:
-    """By user, then time, then row; ``users`` are dense."""
+    """The order by user, then time, then row; ``users`` are dense ids."""
     if times.dtype == np.int64:
         first, span = int(times.min()), int(times.max()) - int(times.min()) + 1
-        if span * (int(users.max()) + 1) < 2**63:  # both in one number: one sort instead of two
+        if span * (int(users.max()) + 1) < 2**63:  # user and time fit into one integer: one sort instead of two
             return np.argsort(users * span + (times - first), kind="stable")
     return np.lexsort((times, users))
 
 
 def _category_table(categories: pd.DataFrame, item_ids: Ints) -> tuple[Ints, tuple[str, ...]]:
-    known = categories[categories[ITEM].isin(item_ids)].drop_duplicates([ITEM, CATEGORY])
-    if len(known) == 0:
+    pairs = categories[categories[ITEM].isin(item_ids)].drop_duplicates([ITEM, CATEGORY])
+    if len(pairs) == 0:
         return np.full((len(item_ids) + 1, 0), PAD, np.int64), ()
-    items = np.searchsorted(item_ids, known[ITEM].to_numpy(np.int64)) + 1
-    names, codes = np.unique(known[CATEGORY].to_numpy(str), return_inverse=True)
+    items = np.searchsorted(item_ids, pairs[ITEM].to_numpy(np.int64)) + 1
+    names, codes = np.unique(pairs[CATEGORY].to_numpy(str), return_inverse=True)
     order = np.argsort(items, kind="stable")
     items, codes = items[order], codes[order]
     first = np.searchsorted(items, items)  # where each item's run of categories begins
     column = np.arange(len(items)) - first
     table = np.full((len(item_ids) + 1, int(column.max()) + 1), PAD, np.int64)
     table[items, column] = codes + 1
-    without = table[1:, 0] == PAD
-    if without.any():
-        table[1:][without, 0] = len(names) + 1
+    uncategorised = table[1:, 0] == PAD
+    if uncategorised.any():
+        table[1:][uncategorised, 0] = len(names) + 1
         names = np.append(names.astype(object), UNKNOWN)
     return table, tuple(str(name) for name in names)

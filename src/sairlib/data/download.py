@@ -1,4 +1,4 @@
-"""Where a data set lies, and how to get it if it lies nowhere yet."""
+"""Find a data set on disk, or download it."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,7 @@ from sairlib.errors import UserError
 from sairlib.files import whole_file
 
 TIMEOUT = 30.0
-"""Seconds without a byte after which a download is given up."""
+"""A download fails after this many seconds without data."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _log = logging.getLogger(__name__)
@@ -35,11 +35,11 @@ def locate(
     checksum: str | None = None,
     homepage: str | None = None,
 ) -> Source:
-    """The data set ``name``: the folder ``root/name``, else the zip ``root/archive``, else the copy that ships with
-    sairlib, else a download of ``url`` to ``root/archive``.
+    """Find the data set ``name``: the folder ``root/name``, else the zip ``root/archive``, else the copy that ships
+    with sairlib, else a download of ``url`` to ``root/archive``.
 
-    ``checksum`` ("md5:..." or "sha256:...") is of the download only: a zip put there by hand is taken as it is.
-    Raises UserError saying which file to put where.
+    ``checksum`` ("md5:..." or "sha256:...") applies to downloads only, not to a zip that is already on disk.
+    Raises UserError, which says which file to put where, if none of these works.
     """
     for file in (name, archive):
         if file in ("", "..") or file != Path(file).name:
@@ -55,16 +55,16 @@ def locate(
         f" or the zip at {target.absolute()}"
     )
     if url is None:
-        raise UserError(f"data set '{name}' is not there and cannot be downloaded: {by_hand}")
+        raise UserError(f"data set '{name}' is missing and cannot be downloaded: {by_hand}")
     try:
         _download(url, target, checksum)
     except (OSError, http.client.HTTPException, ValueError, UserError) as error:
-        raise UserError(f"data set '{name}' is not there and its download failed ({error}): {by_hand}") from error
+        raise UserError(f"data set '{name}' is missing and its download failed ({error}): {by_hand}") from error
     return Source(target)
 
 
 def _shipped(archive: str) -> list[Path]:
-    """Where the data that ships with sairlib would be: in the installed package, or in a checkout."""
+    """Where data that ships with sairlib may be: in the installed package, or in a checkout."""
     places = [_PACKAGE / "shipped" / archive]
     if _PACKAGE.parent.name == "src":
         places.append(_PACKAGE.parents[1] / "data" / archive)
@@ -72,15 +72,16 @@ def _shipped(archive: str) -> list[Path]:
 
 
 def _download(url: str, target: Path, checksum: str | None) -> None:
-    """Fetch ``url``; ``target`` appears whole or not at all."""
+    """Download ``url`` to ``target``, which appears complete or not at all."""
     digest = _digest(checksum)
     created = not target.parent.exists()
     try:
         with _locked(target.with_name(f".{target.name}.lock")):
-            if target.is_file():  # another process has just brought it
+            if target.is_file():  # another process has just downloaded it
                 return
-            for left in target.parent.glob(f"{target.name}.*.tmp"):  # by a killed process: the lock is ours
-                left.unlink(missing_ok=True)
+            # We hold the lock, so temporary files are leftovers of a killed process.
+            for leftover in target.parent.glob(f"{target.name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
             with whole_file(
                 target, lambda part: _verify(part, checksum, digest.hexdigest() if digest else None)
             ) as file:
@@ -101,7 +102,7 @@ def _digest(checksum: str | None) -> "hashlib._Hash | None":
     return hashlib.new(algorithm, usedforsecurity=False)
 
 
-def _fetch(url: str, file: IO[bytes], see: Callable[[bytes], None]) -> None:
+def _fetch(url: str, file: IO[bytes], update_digest: Callable[[bytes], None]) -> None:
     if not url.startswith(("https://", "http://")):
         raise UserError(f"'{url}' is not an http(s) address")
     _log.info("downloading %s", url)
@@ -109,7 +110,7 @@ def _fetch(url: str, file: IO[bytes], see: Callable[[bytes], None]) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        error.close()  # it is also the open response
+        error.close()  # the error is also the open response
         raise UserError(f"the server says {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise UserError(f"no connection: {error.reason}") from error
@@ -121,28 +122,28 @@ def _fetch(url: str, file: IO[bytes], see: Callable[[bytes], None]) -> None:
         with tqdm(total=expected, unit="B", unit_scale=True, desc=Path(url).name, disable=None) as bar:
             while block := response.read(1 << 18):
                 file.write(block)
-                see(block)
+                update_digest(block)
                 received += len(block)
                 bar.update(len(block))
     if expected is not None and received != expected:
         raise UserError(f"the connection broke after {received:,} of {expected:,} bytes; try again")
 
 
-def _verify(part: Path, checksum: str | None, found: str | None) -> None:
+def _verify(part: Path, checksum: str | None, actual: str | None) -> None:
     with part.open("rb") as file:
         if file.read(64).lstrip().startswith(b"<"):
-            raise UserError("the address gave a web page instead of the file")
-    if checksum is not None and found != checksum.partition(":")[2].lower():
-        raise UserError(f"the checksum of what came is {found}, not {checksum.partition(':')[2]}")
+            raise UserError("the server sent a web page instead of the file")
+    if checksum is not None and actual != checksum.partition(":")[2].lower():
+        raise UserError(f"the checksum of the downloaded file is {actual}, not {checksum.partition(':')[2]}")
     try:
         Source(part)
     except UserError as error:
-        raise UserError("what came is not a whole zip file") from error
+        raise UserError("the downloaded file is not a complete zip file") from error
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold ``path`` against other processes. The system lets go of it when the process dies, however it dies."""
+    """Hold a lock on ``path`` against other processes. The system releases it if this process dies."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
@@ -153,11 +154,11 @@ def _locked(path: Path) -> Iterator[None]:
         except BaseException:
             file.close()
             raise
-        file.close()  # its last owner has removed it while we waited: lock the one that is there now
+        file.close()  # its last owner removed it while we waited: lock the new file
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows does not remove an open file, and there it may stay
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file: leave it there
             path.unlink()
         file.close()
 

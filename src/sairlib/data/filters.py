@@ -1,4 +1,4 @@
-"""Which actions to keep: a lowest rating, then the k-core."""
+"""Filters for actions: a minimum rating, then the k-core."""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +13,10 @@ from sairlib.errors import UserError
 
 @dataclass(frozen=True)
 class Filters:
-    """Keeps ratings of ``min_rating`` or more; of these, the largest part in which every user has ``user_core``
-    actions or more and every item ``item_core`` or more. The defaults keep everything.
+    """Keeps actions rated ``min_rating`` or more; of these, the largest subset in which every user has at least
+    ``user_core`` actions and every item at least ``item_core``. The defaults keep everything.
+
+    Raises UserError for a value out of range.
     """
 
     min_rating: float | None = None
@@ -29,7 +31,7 @@ class Filters:
                 raise UserError(f"filters.{name}={value}: must be 0 (no filter) or more")
 
     def apply(self, interactions: Interactions) -> Interactions:
-        """The actions that pass, in the same order; UserError if none does."""
+        """The actions that pass, in the same order; UserError if none does, or if ratings are needed and missing."""
         frame = interactions.frame
         if self.min_rating is not None:
             if RATING not in frame:
@@ -54,15 +56,16 @@ class Filters:
 
 
 def k_core(users: NDArray[np.int64], items: NDArray[np.int64], user_core: int, item_core: int) -> NDArray[np.bool_]:
-    """Which actions are in the largest part where every user and every item has that many; repeats count."""
-    kept = np.arange(len(users))
+    """Mask (one boolean for each action) of the largest subset in which every user has ``user_core`` actions and every
+    item ``item_core``. Repeated actions count."""
+    remaining = np.arange(len(users))
     user_codes, item_codes = pd.factorize(users)[0], pd.factorize(items)[0]
     while True:
         enough = (np.bincount(user_codes) >= user_core)[user_codes] & (np.bincount(item_codes) >= item_core)[item_codes]
         if enough.all():
             break
-        # Dropping a user may make an item too rare, and the other way round: again, on what is left.
-        kept, user_codes, item_codes = kept[enough], user_codes[enough], item_codes[enough]
+        # Dropping a user may make an item too rare, and the other way round: repeat on what remains.
+        remaining, user_codes, item_codes = remaining[enough], user_codes[enough], item_codes[enough]
     mask = np.zeros(len(users), bool)
-    mask[kept] = True
+    mask[remaining] = True
     return mask

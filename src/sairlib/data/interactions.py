@@ -1,4 +1,4 @@
-"""One table of who did what when, checked when it is made. Column names live here and nowhere else."""
+"""One table of who did what and when, checked on construction. All column names are defined here."""
 
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ def no_categories() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Interactions:
-    """Actions in file order, with the ids of the file.
+    """Actions in file order, with the file's ids.
 
     ``frame`` has the columns ``user`` and ``item`` (integers, not negative) and may have ``timestamp``
     (epoch seconds, or any number that grows with time) and ``rating``. ``categories`` holds one
@@ -53,20 +53,20 @@ class Interactions:
         elif plain and values.dtype.kind == "f" and not is_id:
             bad = ~np.isfinite(values.to_numpy())
         else:
-            # Text, objects, fractions: would sort or index wrongly even where they look like numbers.
+            # Text, objects and fractions would sort or index wrongly even if they look like numbers.
             numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
             bad = ~np.isfinite(numbers)
             if is_id and not bad.any():
                 bad = (numbers < 0) | (numbers % 1 != 0) | (numbers >= 2**63)
             if not bad.any():
-                wanted = "int64" if is_id else "int64 or float64"
-                raise UserError(f"{self.source}: column {column} has the type {values.dtype}; convert it to {wanted}")
+                expected = "int64" if is_id else "int64 or float64"
+                raise UserError(f"{self.source}: column {column} has the type {values.dtype}; convert it to {expected}")
         if bad.any():
             row = int(bad.argmax())
-            wanted = "an integer >= 0 (and < 2^63)" if is_id else "a finite number"
+            expected = "an integer >= 0 (and < 2^63)" if is_id else "a finite number"
             value = values.iloc[row]
             shown = repr(value.item() if isinstance(value, np.generic) else value)
-            raise UserError(f"{self.source}: row {row + 1}: {column} is {shown}, not {wanted}")
+            raise UserError(f"{self.source}: row {row + 1}: {column} is {shown}, not {expected}")
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -1,4 +1,4 @@
-"""The store: every sequence on the training device as one flat array, and batches by index arithmetic."""
+"""The store: all sequences as one flat array on the training device, cut into batches by index arithmetic."""
 
 import math
 from collections.abc import Iterator
@@ -13,18 +13,21 @@ from sairlib.data.split import Part, Split
 
 
 class Rows(NamedTuple):
-    """Whose sequences make a batch, and how many steps the longest of them has: known on the host, so that cutting
-    the batch out of the store does not wait for the device."""
+    """The users of a training batch, and the number of steps of the longest of their sequences.
+
+    ``n_steps`` is a Python number, so that cutting the batch out of the store does not wait for the device.
+    """
 
     users_B: Tensor
     n_steps: int
 
 
 class SequenceStore:
-    """Histories of a split (CSR) on one device.
+    """Histories of a split (CSR) on one device. ``max_len`` is the longest window of steps that it cuts.
 
-    ``train_users`` have at least 2 training actions; the others have nothing to predict. ``counts_M`` (M + 1): how
-    often each item occurs in the training part. ``unseen``: what each user has not had in it.
+    ``train_users`` are the users with at least 2 training actions; the others have nothing to predict. ``counts_M``
+    (M + 1) is how often each item occurs in the training part, ``unseen`` the items that each user lacks in it,
+    ``n_train_steps`` the number of training steps of all users together.
     """
 
     def __init__(self, split: Split, max_len: int, device: torch.device) -> None:
@@ -39,21 +42,21 @@ class SequenceStore:
         self.train_lengths = torch.from_numpy(split.train_lengths).to(device)
         owners = torch.repeat_interleave(torch.arange(data.n_users, device=device), self.lengths)
         trains = torch.arange(len(owners), device=device) - self.starts[owners] < self.train_lengths[owners]
-        # Only the training part: to spare held-out items from being negatives would tell the model which they are.
+        # Of the training part only: never drawing held-out items as negatives would reveal them to the model.
         self.unseen = Unseen(owners[trains], self.items[trains], data.n_users, data.n_items)
         self.counts_M = torch.bincount(self.items[trains], minlength=data.n_items + 1)
         self.train_users = torch.nonzero(self.train_lengths >= 2).squeeze(1)
         self.n_train_steps = float(self.train_steps(self.train_users).sum())
         self._prefixes_up_to = (self.train_lengths[self.train_users] - 1).cumsum(0)
         self._targets = {
-            part: tuple(torch.from_numpy(each).to(device) for each in (targets.users_E, targets.positions_E))
+            part: tuple(torch.from_numpy(array).to(device) for array in (targets.users_E, targets.positions_E))
             for part, targets in ((part, split.targets(part)) for part in Part)
         }
 
     def history(self, users_B: Tensor, ends_B: Tensor, width: int, longest: int | None = None) -> History:
-        """The last ``width`` actions before each user's ``end``, N = the longest there is, but 1 if all are empty.
+        """The last ``width`` actions before position ``ends_B`` of each user, right-padded (B, N).
 
-        ``longest`` spares finding N out, where it is known.
+        N is the longest of them, at least 1. Pass it as ``longest`` if it is known: finding it waits for the device.
         """
         lengths_B = ends_B.clamp(max=width)
         steps_N = torch.arange(max(1, int(lengths_B.max())) if longest is None else longest, device=self.device)
@@ -64,11 +67,14 @@ class SequenceStore:
         return History(users_B, torch.where(real_BN, self.items[index_BN], PAD), times_BN)
 
     def n_batches(self, batch_size: int) -> int:
-        """Batches of an epoch."""
+        """How many batches an epoch has."""
         return math.ceil(len(self.train_users) / batch_size)
 
     def epoch(self, batch_size: int, window: int, generator: torch.Generator) -> list[Rows]:
-        """Every training user exactly once, in shuffled batches; like lengths among ``window`` batches' share one."""
+        """Every training user exactly once, in shuffled batches.
+
+        Shuffled users are sorted by length within each ``window * batch_size``, so that a batch has similar lengths.
+        """
         shuffled = self.train_users[torch.randperm(len(self.train_users), generator=generator, device=self.device)]
         batches: list[Tensor] = []
         for users in shuffled.split(window * batch_size):
@@ -77,7 +83,7 @@ class SequenceStore:
         return self._rows([batches[i] for i in order.tolist()])
 
     def pieces(self, rows: Rows, steps_at_once: int | None) -> list[Rows]:
-        """A batch cut into parts of like length, of about ``steps_at_once`` steps; None for the batch as it is."""
+        """A batch cut into pieces of similar length and about ``steps_at_once`` steps each; None does not cut it."""
         n_pieces = 1 if steps_at_once is None else round(len(rows.users_B) * rows.n_steps / steps_at_once)
         if n_pieces < 2:
             return [rows]
@@ -89,32 +95,34 @@ class SequenceStore:
         return list(map(Rows, batches, torch.stack(longest).tolist())) if longest else []
 
     def train_steps(self, users_B: Tensor) -> Tensor:
-        """How many steps of each user train (B)."""
+        """How many training steps each user has (B), at most ``max_len``."""
         return (self.train_lengths[users_B] - 1).clamp_(max=self.max_len)
 
     def train_window(self, rows: Rows) -> tuple[History, Tensor]:
-        """The users' training parts, and ``targets_BN``, the same shifted by one."""
+        """The newest training steps of these users, and their targets: the same items shifted by one (B, N)."""
         users_B, n_steps = rows
         window = self.history(users_B, self.train_lengths[users_B], self.max_len + 1, n_steps + 1)
         targets_BN = window.items_BN[:, 1:]
-        # The last training item has no target: dropped as an input, so that the newest input is the last that counts.
+        # The last training item has no target. It is dropped from the inputs, so that the newest input has a target.
         items_BN = torch.where(targets_BN != PAD, window.items_BN[:, :-1], PAD)
         times_BN = None if window.times_BN is None else torch.where(targets_BN != PAD, window.times_BN[:, :-1], 0)
         return History(users_B, items_BN, times_BN), targets_BN
 
     def prefixes(self, at_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Users and lengths (B) of the prefixes that stand at these places, 0 to below 1, among all that have a next
-        training item, user by user."""
-        index_B = (at_B * self._prefixes_up_to[-1]).long()
-        row_B = torch.searchsorted(self._prefixes_up_to, index_B, right=True)
-        return self.train_users[row_B], self._prefixes_up_to[row_B] - index_B
+        """Users (B) and lengths (B) of the prefixes at these places, numbers from 0 to below 1.
+
+        The places divide all prefixes that have a next training item, user by user, into equal shares.
+        """
+        prefix_B = (at_B * self._prefixes_up_to[-1]).long()
+        nth_B = torch.searchsorted(self._prefixes_up_to, prefix_B, right=True)
+        return self.train_users[nth_B], self._prefixes_up_to[nth_B] - prefix_B
 
     def n_targets(self, part: Part) -> int:
-        """Held-out actions to be found (E)."""
+        """How many targets a part has (E)."""
         return len(self._targets[part][0])
 
     def evaluation(self, part: Part, batch_size: int) -> Iterator[EvalBatch]:
-        """All that is to be found, histories of like length together."""
+        """All targets of a part in batches, histories of similar length together."""
         users_E, positions_E = self._targets[part]
         for rows_B in torch.argsort(positions_E.clamp(max=self.max_len), stable=True).split(batch_size):
             users_B, ends_B = users_E[rows_B], positions_E[rows_B]
@@ -122,22 +130,25 @@ class SequenceStore:
             yield EvalBatch(self.history(users_B, ends_B, self.max_len), targets_B, rows_B)
 
     def had(self, part: Part, rows_B: Tensor) -> Tensor:
-        """All items before these held-out ones, uncut (B, S), right-padded: what full ranking leaves out."""
+        """All items before these targets, not cut to ``max_len`` (B, width of the longest), right-padded.
+
+        Full ranking leaves these out.
+        """
         users_E, positions_E = self._targets[part]
         ends_B = positions_E[rows_B]
         return self.history(users_E[rows_B], ends_B, int(ends_B.max())).items_BN
 
 
 class Unseen:
-    """The complement of every user's history, addressable by rank: "user u's r-th item not in the history".
+    """The items that are not in each user's history, by rank: "the r-th item that user u has not seen".
 
     With a user's history sorted as s_0 < s_1 < ..., the number of unseen items below s_k is s_k - 1 - k, so the
-    r-th unseen item (r from 0) is r + 1 + k with k = how many s_k have s_k - 1 - k <= r: one binary search in keys
-    sorted by (user, s_k - 1 - k). No draw is ever rejected, and memory grows with the actions alone.
+    r-th unseen item (r from 0) is r + 1 + k, where k is how many s_k have s_k - 1 - k <= r: one binary search in keys
+    sorted by (user, s_k - 1 - k). No draw is rejected, and memory grows with the number of actions only.
     """
 
     def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int) -> None:
-        """``users`` and ``items`` (one action each, any order, repeats allowed) are the histories."""
+        """``users`` and ``items`` hold one action at each index, in any order, repeats allowed."""
         self.n_items = n_items
         seen = _sorted_unique(users * (n_items + 1) + items)
         owner = seen // (n_items + 1)
@@ -146,23 +157,23 @@ class Unseen:
         rank = torch.arange(len(seen), device=seen.device) - self.starts[owner]
         self.keys = seen - 1 - rank
         self.sizes = n_items - counts
-        """Unseen items of each user (U)."""
+        """How many items each user has not seen (U)."""
 
     def at(self, users: Tensor, ranks: Tensor) -> Tensor:
-        """Items of ``users`` at ``ranks`` (same shapes, ranks from 0); PAD where a rank is past the last."""
+        """The unseen items of ``users`` at ``ranks`` (same shapes, ranks from 0); PAD for a rank past the last one."""
         below = torch.searchsorted(self.keys, users * (self.n_items + 1) + ranks, right=True) - self.starts[users]
         return torch.where(ranks < self.sizes[users], ranks + 1 + below, PAD)
 
     def draw(self, users_B: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Uniform unseen items (B, *shape), repeats allowed; PAD for a user who has had everything."""
+        """Unseen items drawn uniformly (B, *shape), repeats allowed; PAD for a user who has seen every item."""
         users = users_B.view(-1, *(1 for _ in shape)).expand(-1, *shape)
-        # Modulo leans towards small ranks by less than size / 2^62.
+        # The modulo favours small ranks by less than size / 2^62.
         ranks = torch.randint(2**62, users.shape, generator=generator, device=users.device)
         return self.at(users, ranks % self.sizes[users].clamp(min=1))
 
 
 def _sorted_unique(keys: Tensor) -> Tensor:
-    # On CPUs numpy's sort takes a sixth of torch's time.
+    # On a CPU, numpy's sort takes a sixth of torch's time.
     ordered = torch.from_numpy(np.sort(keys.numpy())) if keys.device.type == "cpu" else keys.sort().values
     unique: Tensor = torch.unique_consecutive(ordered)
     return unique

@@ -1,4 +1,4 @@
-"""A data set as found on disk, a folder or the zip as published, read in place: nothing is ever extracted."""
+"""A data set on disk, a folder or a zip file, read in place: nothing is extracted."""
 
 import hashlib
 import os
@@ -12,14 +12,14 @@ from typing import IO
 from sairlib.errors import UserError
 
 _GIGABYTE = 1 << 30
-_MAX_RATIO = 200  # rating tables shrink about 5 times, repetitive text perhaps 50 times
+_MAX_RATIO = 200  # rating tables compress about 5 times, repetitive text perhaps 50 times
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
 
 
 class Source:
-    """The files of a data set, found by base name however deep they lie.
+    """The files of a data set, found by base name at any depth.
 
-    Raises UserError if ``path`` is neither a folder nor a whole zip file.
+    Raises UserError if ``path`` is neither a folder nor a complete zip file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,12 +34,12 @@ class Source:
         return name in self._members
 
     def where(self, name: str) -> str:
-        """The file as a person would look for it, for messages."""
+        """The path of the one file of this name, for messages; UserError as in ``open``."""
         return str(self.path / self._find(name))
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
-        """The bytes of the one file of this name; UserError if there is none, or several, or it is damaged."""
+        """Open the one file of this name to read its bytes; UserError if there is none, or several, or it is damaged."""
         member = self._find(name)
         try:
             if self._zipped:
@@ -49,10 +49,10 @@ class Source:
                 with (self.path / member).open("rb") as stream:
                     yield stream
         except _BROKEN as error:
-            raise UserError(f"{self.path / member}: cannot be read, get it anew ({error})") from error
+            raise UserError(f"{self.path / member}: cannot be read, get a new copy ({error})") from error
 
     def sha256(self, names: Iterable[str]) -> str:
-        """Hash of the names and contents of these files: the same for a folder and for its zip."""
+        """Hash of the names and contents of these files; the same for a folder and for its zip."""
         digest = hashlib.sha256()
         for name in sorted(names):
             content = hashlib.sha256()
@@ -65,32 +65,32 @@ class Source:
     def _find(self, name: str) -> str:
         members = self._members.get(name, [])
         if not members:
-            found = ", ".join(sorted(self._members)[:8]) or "nothing"
-            raise UserError(f"{self.path}: no file '{name}' in it (found: {found})")
+            present = ", ".join(sorted(self._members)[:8]) or "nothing"
+            raise UserError(f"{self.path}: no file '{name}' in it (found: {present})")
         if len(members) > 1:
             raise UserError(f"{self.path}: several files '{name}' in it ({', '.join(members)}); keep one")
         return members[0]
 
     def _list_folder(self) -> list[str]:
-        found = []
+        members = []
         for folder, subfolders, files in os.walk(self.path):
             subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith("."))
-            found += [(Path(folder) / file).relative_to(self.path).as_posix() for file in sorted(files)]
-        return found
+            members += [(Path(folder) / file).relative_to(self.path).as_posix() for file in sorted(files)]
+        return members
 
     def _list_zip(self) -> list[str]:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return [info.filename for info in archive.infolist() if not info.is_dir()]
         except (*_BROKEN, RuntimeError, ValueError) as error:
-            raise UserError(f"{self.path}: not a whole zip file, get it anew ({error})") from error
+            raise UserError(f"{self.path}: not a complete zip file, get a new copy ({error})") from error
 
     def _open_member(self, archive: zipfile.ZipFile, member: str) -> IO[bytes]:
         info = archive.getinfo(member)
-        # zipfile never reads past the declared size, so the declared size is what has to be sane.
+        # zipfile never reads past the declared size, so checking the declared size is enough.
         if info.file_size > _GIGABYTE and info.file_size > _MAX_RATIO * info.compress_size:
-            raise UserError(f"{self.path / member}: would unpack to {info.file_size:,} bytes; not a data set, refused")
+            raise UserError(f"{self.path / member}: would unpack to {info.file_size:,} bytes, too many for a data set")
         try:
             return archive.open(info)
-        except RuntimeError as error:  # encrypted, or a compression this Python lacks
+        except RuntimeError as error:  # encrypted, or compressed in a way that this Python lacks
             raise UserError(f"{self.path / member}: cannot be unpacked ({error})") from error

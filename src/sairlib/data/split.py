@@ -1,4 +1,4 @@
-"""Who trains on what, and which actions are held out to be found."""
+"""Splits: which actions train, and which are held out as targets."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MIN_ACTIONS = 3
 
 
 class Part(Enum):
-    """Which held-out actions are to be found."""
+    """A held-out part of the data."""
 
     VALIDATION = "validation"
     TEST = "test"
@@ -21,9 +21,9 @@ class Part(Enum):
 
 @dataclass(frozen=True)
 class Targets:
-    """Held-out actions, one a row: whose (``users_E``), and which of the user's actions, from 0 (``positions_E``).
+    """Held-out actions: target e is action number ``positions_E[e]`` (from 0) of user ``users_E[e]``.
 
-    What came before it may be looked at. A user may have several rows, or none.
+    A model may look at everything before it. A user may have several targets, or none.
     """
 
     users_E: Ints
@@ -35,10 +35,10 @@ class Targets:
 
 @dataclass(frozen=True)
 class Split:
-    """A data set, what of it trains, and what is to be found.
+    """A data set, the part of it that trains, and the targets held out for validation and test.
 
-    ``train_lengths[u]`` is how many of user u's first actions train. ``validation`` and ``test`` are held out.
-    ValueError if a target is not a held-out action.
+    The first ``train_lengths[u]`` (U) actions of user u train. ValueError if a target is not among its user's later
+    actions. ``name`` is the rule that made the split.
     """
 
     dataset: Dataset
@@ -55,28 +55,26 @@ class Split:
                 raise ValueError("a target must be one of its user's actions, after those that train")
 
     def targets(self, part: Part) -> Targets:
-        """What is to be found in validation, or in the test."""
+        """The targets of a part."""
         return self.validation if part is Part.VALIDATION else self.test
 
     @property
     def eval_users(self) -> Ints:
-        """Users with anything to be found, ascending."""
+        """Users with a target in validation or test, ascending."""
         users: Ints = np.union1d(self.validation.users_E, self.test.users_E)
         return users
 
     @property
     def n_short(self) -> int:
-        """Users with nothing to be found."""
+        """How many users have no target."""
         return self.dataset.n_users - len(self.eval_users)
 
     def sha256(self) -> str:
-        """Hash of the data, the order and the roles: two runs are comparable iff theirs are equal.
-
-        Where the two actions after each training part validate and test, the training parts say it all.
-        """
+        """Hash of the data, its order and the role of each action. Two runs are comparable iff theirs are equal."""
         digest = hashlib.sha256(f"sairlib {self.name}{self.dataset.sha256()}".encode())
         digest.update(self.train_lengths.astype("<i8").tobytes())
         users = np.flatnonzero(self.train_lengths + 2 <= np.diff(self.dataset.offsets))
+        # If the targets are the two actions after the training part, train_lengths already determines them.
         for after, part in enumerate((Part.VALIDATION, Part.TEST)):
             pairs = np.stack([self.targets(part).users_E, self.targets(part).positions_E])
             if not np.array_equal(pairs, [users, self.train_lengths[users] + after]):
@@ -85,21 +83,22 @@ class Split:
 
 
 def leave_one_out(dataset: Dataset, min_actions: int = MIN_ACTIONS) -> Split:
-    """Each user's last action tests, the last but one validates, the rest trains.
+    """Each user's last action is the test target, the one before it the validation target; the rest trains.
 
-    Users with fewer than ``min_actions`` keep all of them for training and are not evaluated (as in SASRec's code). A
-    user with exactly 3 has a single training action, which is nothing to predict: 4 leaves these out too.
-    UserError if nobody has that many, or there is nothing to tell apart.
+    Users with fewer than ``min_actions`` actions train on all of them and are not evaluated (as in SASRec's code). A
+    user with exactly 3 actions has a single training action, so nothing to predict: ``min_actions=4`` excludes these.
+    UserError if ``min_actions`` is below 3, if no user has that many, or if the data has a single item.
     """
     lengths = np.diff(dataset.offsets)
     return _cut(dataset, lengths - 2, min_actions, "leave-one-out 1")
 
 
 def chronological(dataset: Dataset, share: float = 0.8, min_actions: int = MIN_ACTIONS) -> Split:
-    """The first ``share`` of each user's actions, rounded up, trains but for its last one, which validates; the first
-    action after it tests, and what comes later is left alone.
+    """The past is the first ``share`` of each user's actions, rounded up. Its last action is the validation target, the
+    first action after it the test target; the rest of the past trains, and later actions are not used.
 
-    UserError as in ``leave_one_out``, and for a share that leaves nothing to train on or to test.
+    Users with fewer than ``min_actions`` actions, or with no training action, train on all of theirs and are not
+    evaluated. UserError as in ``leave_one_out``, and for a share not between 0 and 1.
     """
     if not 0 < share < 1:
         raise UserError(f"split.share={share}: must be between 0 and 1")
@@ -111,17 +110,17 @@ def chronological(dataset: Dataset, share: float = 0.8, min_actions: int = MIN_A
 def _cut(dataset: Dataset, train_lengths: Ints, min_actions: int, name: str) -> Split:
     if min_actions < MIN_ACTIONS:
         raise UserError(
-            f"split.min_actions={min_actions}: must be {MIN_ACTIONS} or more; one trains, one validates, one tests"
+            f"split.min_actions={min_actions}: must be {MIN_ACTIONS} or more (training, validation and test need one each)"
         )
     lengths = np.diff(dataset.offsets)
-    enough = (lengths >= min_actions) & (train_lengths >= 1)
-    if not enough.any():
+    evaluated = (lengths >= min_actions) & (train_lengths >= 1)
+    if not evaluated.any():
         raise UserError(
-            f"none of the {dataset.n_users} users has {min_actions} or more actions: there is nobody to"
-            " evaluate; check the filters and that the file's first column is the user"
+            f"none of the {dataset.n_users} users has {min_actions} or more actions: nobody to evaluate;"
+            " check the filters and that the file's first column is the user"
         )
     if dataset.n_items < 2:
-        raise UserError("the data has a single item: there is nothing to rank; check the item column and the filters")
-    train_lengths, users = np.where(enough, train_lengths, lengths), np.flatnonzero(enough)
+        raise UserError("the data has a single item, so nothing to rank; check the item column and the filters")
+    train_lengths, users = np.where(evaluated, train_lengths, lengths), np.flatnonzero(evaluated)
     validation, test = (Targets(users, train_lengths[users] + after) for after in (0, 1))
     return Split(dataset, train_lengths, validation, test, name)

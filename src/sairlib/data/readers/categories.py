@@ -1,4 +1,4 @@
-"""Item categories: one (item, category) row each, from '|' separated names."""
+"""Item categories as (item, category) pairs, read from names separated by '|'."""
 
 import csv
 from collections.abc import Iterable
@@ -12,11 +12,11 @@ from sairlib.data.source import Source
 from sairlib.errors import UserError
 
 NONE = frozenset({"", "(no genres listed)", "unknown"})
-"""Ways of saying that an item has no category."""
+"""Names that mean: no category."""
 
 
 def category_table(rows: Iterable[tuple[int, Iterable[str]]]) -> pd.DataFrame:
-    """Pairs of (item, category), in order, from items and the names of their categories."""
+    """A table of (item, category) pairs, in order, from items and the names of their categories."""
     pairs = [(item, name.strip()) for item, names in rows for name in names if name.strip().lower() not in NONE]
     items = np.array([item for item, _ in pairs], np.int64)
     table: pd.DataFrame = pd.DataFrame({ITEM: items, CATEGORY: np.array([name for _, name in pairs], object)})
@@ -24,7 +24,10 @@ def category_table(rows: Iterable[tuple[int, Iterable[str]]]) -> pd.DataFrame:
 
 
 def read_category_csv(source: Source, name: str, item: str, categories: str) -> pd.DataFrame:
-    """From the columns ``item`` and ``categories`` of a csv with a header."""
+    """The (item, category) pairs of a csv with a header, from its columns ``item`` and ``categories``.
+
+    UserError, naming the line, if a column is missing or a line is malformed.
+    """
     where = source.where(name)
     rows: list[tuple[int, list[str]]] = []
     with open_text(source, name) as lines:

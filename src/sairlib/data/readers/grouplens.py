@@ -1,4 +1,4 @@
-"""MovieLens in every layout GroupLens has published it in."""
+"""MovieLens, in all layouts that GroupLens publishes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _MOVIES = {"ratings.csv": ["movies.csv"], "ratings.dat": ["movies.dat"], "u.data
 
 @dataclass(frozen=True)
 class GroupLens:
-    """Reads whichever of these lies there; the files with the genres may be absent.
+    """Reads whichever of these layouts is present; the files with the genres may be missing.
 
     * ``ratings.csv``, ``movies.csv``: ml-latest-small, ml-latest, ml-20m, ml-25m, ml-32m
     * ``ratings.dat``, ``movies.dat``: ml-1m, ml-10m
@@ -29,7 +29,7 @@ class GroupLens:
     """
 
     def files(self, source: Source) -> list[str]:
-        """The files that shape the result."""
+        """The files that affect the result."""
         ratings = self._ratings(source)
         return [ratings, *(name for name in _MOVIES[ratings] if source.has(name))]
 
@@ -40,11 +40,11 @@ class GroupLens:
         return Interactions(frame, source.where(ratings), categories)
 
     def _ratings(self, source: Source) -> str:
-        found = [name for name in _LAYOUTS if source.has(name)]
-        if len(found) != 1:
-            what = f"both {found[0]} and {found[1]}" if found else f"none of {', '.join(_LAYOUTS)}"
-            raise UserError(f"{source.path}: {what} in it; expected one MovieLens data set as GroupLens publishes it")
-        return found[0]
+        present = [name for name in _LAYOUTS if source.has(name)]
+        if len(present) != 1:
+            problem = f"both {present[0]} and {present[1]}" if present else f"none of {', '.join(_LAYOUTS)}"
+            raise UserError(f"{source.path}: {problem} in it; expected one MovieLens data set as published")
+        return present[0]
 
     def _categories(self, source: Source, movies: list[str]) -> pd.DataFrame:
         if movies == ["movies.csv"]:
@@ -53,7 +53,7 @@ class GroupLens:
             return category_table(_movies_dat(source))
         if movies == ["u.item", "u.genre"]:
             return category_table(_u_item(source, _u_genre(source)))
-        raise UserError(f"{source.path}: {movies[0]} without its partner; u.item and u.genre give the genres together")
+        raise UserError(f"{source.path}: {movies[0]} alone; the genres need both u.item and u.genre")
 
 
 def _movies_dat(source: Source) -> Iterator[tuple[int, list[str]]]:

@@ -1,4 +1,4 @@
-"""Text tables of numbers: read fast by the C parser, and slowly only to name the line that is wrong."""
+"""Text tables of numbers. The C parser reads them fast; a slow reader only looks for the line that is wrong."""
 
 import csv
 import io
@@ -24,42 +24,42 @@ _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a table is written. ``columns`` maps its column names, in order, to ours.
+    """The format of a table. ``columns`` maps its column names, in order, to sairlib's.
 
-    With ``header`` the names are looked up in the first line, in any order and among others; without, every line
-    has exactly these columns and the names only serve messages.
+    With ``header`` the first line names the columns, in any order and with others among them. Without, every line has
+    exactly these columns, and the names are used in messages only.
     """
 
     separator: str
     columns: Mapping[str, str]
     header: bool = False
 
-    def spoken(self) -> str:
+    def separator_name(self) -> str:
         return {",": "commas", "\t": "tabs", WHITESPACE: "spaces"}.get(self.separator, f"'{self.separator}'")
 
 
 def read_table(source: Source, name: str, layout: Layout) -> pd.DataFrame:
-    """The table with our column names, its rows in file order; UserError naming the first bad line."""
+    """The table with sairlib's column names, in file order; UserError naming the first bad line."""
     names = _column_names(source, name, layout)
     ours = list(layout.columns.values())
     try:
         frame = _parse(source, name, layout, names)
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
-        fault = _first_fault(source, name, layout, names) or f"{source.where(name)}: not such a table ({error})"
+        fault = _first_fault(source, name, layout, names) or f"{source.where(name)}: not a readable table ({error})"
         raise UserError(" ".join(fault.split())) from error
     if frame.empty:
         raise UserError(f"{source.where(name)}: no rows in it")
-    # The parser takes "-1", "nan" and "inf" for numbers.
+    # The parser accepts "-1", "nan" and "inf" as numbers.
     if any(not np.isfinite(frame[c]).all() or (c in (USER, ITEM) and (frame[c] < 0).any()) for c in ours):
         raise UserError(
-            _first_fault(source, name, layout, names) or f"{source.where(name)}: negative ids or no numbers"
+            _first_fault(source, name, layout, names) or f"{source.where(name)}: negative ids or infinite values"
         )
     return frame
 
 
 @contextmanager
 def open_text(source: Source, name: str) -> Iterator[TextIO]:
-    """As text, whatever the encoding: ids, numbers and categories are ASCII, and nobody here reads titles."""
+    """Open a file as text in any encoding: ids, numbers and categories are ASCII, and titles are not read."""
     with source.open(name) as stream, _decode(stream) as lines:
         yield lines
 
@@ -69,25 +69,25 @@ def _decode(stream: IO[bytes]) -> io.TextIOWrapper:
 
 
 def read_id(value: str, column: str, where: str, line: int) -> int:
-    """An id as written in a file; UserError if it cannot be one."""
+    """Convert a field to an id; UserError, naming the line, if it is not one."""
     value = value.strip()
     if not _WHOLE.fullmatch(value) or not 0 <= int(value.split(".")[0]) < 2**63:
         raise UserError(f"{where}, line {line}: {column} is {value[:40]!r}, not an integer from 0 to 2^63 - 1")
     return int(value.split(".")[0])
 
 
-def header_positions(header: list[str], wanted: list[str], where: str) -> list[int]:
-    """Where the wanted columns stand; UserError listing what was found instead."""
+def header_positions(header: list[str], columns: list[str], where: str) -> list[int]:
+    """The positions of ``columns`` in the header; UserError, listing the header, if one is missing."""
     header = [column.strip() for column in header]
-    for column in wanted:
+    for column in columns:
         if column not in header:
-            found = ", ".join(header)[:80]
-            raise UserError(f"{where}: no column '{column}' (found: {found}); expected {', '.join(wanted)}")
-    return [header.index(column) for column in wanted]
+            present = ", ".join(header)[:80]
+            raise UserError(f"{where}: no column '{column}' (found: {present}); expected {', '.join(columns)}")
+    return [header.index(column) for column in columns]
 
 
 def _column_names(source: Source, name: str, layout: Layout) -> list[str]:
-    """Our names for the file's columns, in its order; a column that is not ours keeps its own."""
+    """sairlib's names for the file's columns, in the file's order; other columns keep their own names."""
     where = source.where(name)
     with source.open(name) as stream:
         head = stream.read(1 << 16)
@@ -110,7 +110,7 @@ def _parse(source: Source, name: str, layout: Layout, names: list[str]) -> pd.Da
     ours = list(layout.columns.values())
     with source.open(name) as stream, warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # surplus fields in the first line
-        if separator == "::":  # the C parser knows separators of one character; ml-10m, the largest, has 265 MB
+        if separator == "::":  # the C parser needs a single character; ml-10m's file, the largest, has 265 MB
             stream, separator = io.BytesIO(stream.read().replace(b"::", b"\t")), "\t"
         frame: pd.DataFrame = pd.read_csv(
             stream,
@@ -119,7 +119,7 @@ def _parse(source: Source, name: str, layout: Layout, names: list[str]) -> pd.Da
             names=names,
             dtype={column: _DTYPES[column] for column in ours},
             index_col=False,
-            na_filter=False,  # an absent value is then an error of the parser, which makes it strict and fast
+            na_filter=False,  # an empty field is then an error, and parsing is faster
             encoding="utf-8-sig",
             encoding_errors="replace",
             engine="c",
@@ -128,7 +128,7 @@ def _parse(source: Source, name: str, layout: Layout, names: list[str]) -> pd.Da
 
 
 def _rows(lines: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields, blank lines left out."""
+    """Line numbers and fields of all lines that are not blank."""
     if separator == ",":
         reader = csv.reader(lines)
         rows = ((reader.line_num, fields) for fields in reader)
@@ -139,7 +139,7 @@ def _rows(lines: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _first_fault(source: Source, name: str, layout: Layout, names: list[str]) -> str | None:
-    """What is wrong with the first line that is wrong, in the order of the file."""
+    """A message about the first bad line of the file; None if no line is bad."""
     where = source.where(name)
     theirs = {ours: column for column, ours in layout.columns.items()}
     line = 0
@@ -152,7 +152,7 @@ def _first_fault(source: Source, name: str, layout: Layout, names: list[str]) ->
                 if len(fields) != len(names):
                     return (
                         f"{where}, line {line}: {len(fields)} fields where {len(names)} separated by"
-                        f" {layout.spoken()} were expected: {' '.join(fields)[:40]!r}"
+                        f" {layout.separator_name()} were expected: {' '.join(fields)[:40]!r}"
                     )
                 for column, value in zip(names, fields, strict=True):
                     if column in theirs:

@@ -1,4 +1,4 @@
-"""Lines of "user item", each user's in time order, as the authors of SASRec publish their data."""
+"""Lines of "user item", each user's in time order: the format of the data that SASRec's authors publish."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ _LAYOUT = Layout(WHITESPACE, {"user": USER, "item": ITEM})
 class UserItemText:
     """Reads ``file``; the order of its lines is the order in time.
 
-    ``item_map`` names a csv with the columns ``sasrec_item_id`` and ``genres`` ('|' between them). Where it does
-    not lie beside the file, the items have no categories.
+    ``item_map`` is the name of a csv with the columns ``sasrec_item_id`` and ``genres`` (separated by '|'). Without
+    that file beside it, the items have no categories.
     """
 
     file: str
     item_map: str | None = None
 
     def files(self, source: Source) -> list[str]:
-        """The files that shape the result."""
+        """The files that affect the result."""
         return [self.file, *([self.item_map] if self.item_map and source.has(self.item_map) else [])]
 
     def read(self, source: Source) -> Interactions:
