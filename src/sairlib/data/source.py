@@ -39,7 +39,7 @@ class Source:
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
-        """Open the one file of this name to read its bytes; UserError if there is none, or several, or it is damaged."""
+        """Open the one file of this name for reading; UserError if there is none, or several, or it is damaged."""
         member = self._find(name)
         try:
             if self._zipped:

@@ -110,7 +110,7 @@ def chronological(dataset: Dataset, share: float = 0.8, min_actions: int = MIN_A
 def _cut(dataset: Dataset, train_lengths: Ints, min_actions: int, name: str) -> Split:
     if min_actions < MIN_ACTIONS:
         raise UserError(
-            f"split.min_actions={min_actions}: must be {MIN_ACTIONS} or more (training, validation and test need one each)"
+            f"split.min_actions={min_actions}: must be {MIN_ACTIONS} or more: training, validation, test take one each"
         )
     lengths = np.diff(dataset.offsets)
     evaluated = (lengths >= min_actions) & (train_lengths >= 1)
