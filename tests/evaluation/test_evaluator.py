@@ -349,7 +349,7 @@ def test_a_model_that_ranks_only_seen_items_is_at_chance_among_new_ones() -> Non
 
 
 def test_a_split_without_unseen_items_is_refused() -> None:
-    with pytest.raises(UserError, match="have had all items"):
+    with pytest.raises(UserError, match="have seen all items"):
         make_evaluator(small_data.make_split([[1, 2, 3, 4, 5]], 5))
 
 
@@ -378,5 +378,5 @@ def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> 
 
 def test_a_split_without_targets_is_refused() -> None:
     split = make_split()
-    with pytest.raises(UserError, match="nothing to be found in its test part"):
+    with pytest.raises(UserError, match="no targets in its test part"):
         make_evaluator(replace(split, test=small_data.make_targets()))

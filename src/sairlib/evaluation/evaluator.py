@@ -1,4 +1,4 @@
-"""Model + split -> ranks. Owns the tie rule: ties are counted, never broken (see ``metrics.py``)."""
+"""Ranks of held-out items by a model. Ties are counted, never broken (see ``metrics.py``)."""
 
 from operator import itemgetter
 
@@ -15,16 +15,20 @@ from sairlib.evaluation.rankings import EvaluationSettings, Ranks
 from sairlib.models.recommender import Recommender
 
 SCORES_AT_ONCE = 2**23
-"""Scores held at once in full ranking: 32 MB in fp32, whatever the number of users and items."""
+"""How many scores full ranking holds at once: 32 MB in fp32, for any number of users and items."""
 
 
 class Evaluator:
-    """Ranks every held-out item, by all rankings from one representation."""
+    """Ranks every target of a split. All rankings of a target use the same state of the model.
+
+    ``drawn`` are the candidates of the sampled ranking; None without one. UserError if a part of the split has no
+    targets, or no user has an unseen item to rank against.
+    """
 
     def __init__(self, split: Split, store: SequenceStore, settings: EvaluationSettings) -> None:
         for part in Part:
             if not store.n_targets(part):
-                raise UserError(f"the split has nothing to be found in its {part.value} part: there is nothing to rank")
+                raise UserError(f"the split has no targets in its {part.value} part: there is nothing to rank")
         self.store = store
         self.settings = settings
         self._rows_at_once = settings.batch_size
@@ -33,8 +37,8 @@ class Evaluator:
             self.drawn = candidates(split, settings.n_candidates, settings.candidates, settings.candidates_seed)
             if not self.drawn.items_UC.any():
                 raise UserError(
-                    "the evaluated users have had all items: there is nothing to rank the held-out ones against;"
-                    " check the data and the filters"
+                    "the evaluated users have seen all items: there are no candidates to rank the held-out items"
+                    " against; check the data and the filters"
                 )
             items_UC = torch.from_numpy(self.drawn.items_UC)
             users = split.eval_users
@@ -44,9 +48,10 @@ class Evaluator:
 
     @torch.no_grad()
     def rank(self, model: Recommender, part: Part) -> dict[str, Ranks]:
-        """Ranks by the name of the ranking, in the order of the split's targets.
+        """Ranks of the targets of ``part``, by the name of the ranking, in the order of ``split.targets(part)``.
 
-        NonFiniteError, naming model and user, if a score is NaN or inf.
+        The model ranks in eval mode; afterwards its mode is as before. NonFiniteError, naming model and user, if a score
+        is NaN or inf. UserError if the memory does not suffice for a single user.
         """
         shape = (2, self.store.n_targets(part))
         counts = {
@@ -62,27 +67,26 @@ class Evaluator:
         return {name: Ranks(*count.cpu().numpy()) for name, count in counts.items()}
 
     def _rank_batch(self, model: Recommender, part: Part, batch: EvalBatch, counts: dict[str, Tensor]) -> None:
-        """As many rows at once as the memory takes: where it does not, half as many, from then on."""
+        """Rank as many rows at once as fit into memory: when they do not, half as many from then on."""
         start = 0
         while start < len(batch.rows_B):
-            here = slice(start, start + self._rows_at_once)
-            taken = _take(batch, here)
+            piece = _take(batch, slice(start, start + self._rows_at_once))
             try:
-                states = map_state(_single, model.newest(taken.history))
+                states = map_state(_single, model.newest(piece.history))
                 at_once = max(1, SCORES_AT_ONCE // (model.n_items + 1))
-                for first in range(0, len(taken.rows_B), at_once):
-                    of = slice(first, first + at_once)
-                    self._count(model, part, _take(taken, of), map_state(itemgetter(of), states), counts)
+                for first in range(0, len(piece.rows_B), at_once):
+                    rows = slice(first, first + at_once)
+                    self._count(model, part, _take(piece, rows), map_state(itemgetter(rows), states), counts)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                if len(taken.rows_B) == 1:
+                if len(piece.rows_B) == 1:
                     raise UserError(
                         "not enough memory to rank a single user; lower max_len, or the width of the model"
                     ) from error
-                self._rows_at_once = len(taken.rows_B) // 2
+                self._rows_at_once = len(piece.rows_B) // 2
                 continue
-            start += len(taken.rows_B)
+            start += len(piece.rows_B)
 
     def _count(
         self, model: Recommender, part: Part, batch: EvalBatch, states: State, counts: dict[str, Tensor]
@@ -92,7 +96,7 @@ class Evaluator:
         if self.settings.full or self.settings.full_with_history:
             all_BM = model.head.score_all(states).float()
             target_B1 = all_BM.gather(1, targets_B1)
-            _require_finite(all_BM[:, 1:], target_B1, model, users_B)  # what column PAD holds means nothing
+            _require_finite(all_BM[:, 1:], target_B1, model, users_B)  # column PAD holds no score
             sampled_BC = None if drawn_BC is None else all_BM.gather(1, drawn_BC)
             left_out_BX = torch.cat([torch.full_like(targets_B1, PAD), targets_B1], 1)
             if self.settings.full_with_history:
@@ -111,21 +115,21 @@ class Evaluator:
 
 
 def _better_and_tied(scores_BC: Tensor, target_B1: Tensor, left_out_BX: Tensor | None = None) -> Tensor:
-    """How many scores of each row are above the target's, and how many equal to it (2, B); without some columns."""
-    # Ones are added up as floats, which is exact below 2^24 items and on CPU takes a fifth of the time of booleans.
+    """How many scores of each row are above, and equal to, the target's (2, B), without columns ``left_out_BX``."""
+    # Summing floats is exact below 2^24 items, and on a CPU takes a fifth of the time of summing booleans.
     ones_BC = torch.empty_like(scores_BC)
     sums = []
     for compare in (torch.gt, torch.ge):
         compare(scores_BC, target_B1, out=ones_BC)
         if left_out_BX is not None:
-            ones_BC.scatter_(1, left_out_BX, 0.0)  # here, and not in the scores: those are the model's
+            ones_BC.scatter_(1, left_out_BX, 0.0)  # not in scores_BC, which belongs to the model
         sums.append(ones_BC.sum(1))
     better_B, at_least_B = sums
     return torch.stack([better_B, at_least_B - better_B]).long()
 
 
 def _single(state: Tensor) -> Tensor:
-    """In single precision, what is not an index or a mask."""
+    """Floating-point tensors in single precision; indices and masks unchanged."""
     return state.float() if state.is_floating_point() else state
 
 
@@ -136,7 +140,7 @@ def _take(batch: EvalBatch, rows: slice) -> EvalBatch:
 
 
 def _require_finite(scores_BC: Tensor, target_B1: Tensor, model: Recommender, users_B: Tensor) -> None:
-    # A sum is finite iff (barring overflow, which is a fault too) all its terms are: one pass, no mask in memory.
+    # A sum is finite iff all its terms are, but for overflow, which is an error too. This needs no mask in memory.
     sums_B = scores_BC.sum(1) + target_B1[:, 0]
     if not torch.isfinite(sums_B).all():
         user = int(users_B[int((~torch.isfinite(sums_B)).nonzero()[0])])

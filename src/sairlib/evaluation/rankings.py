@@ -1,4 +1,4 @@
-"""What is ranked, and the ranks that come of it."""
+"""Settings of the evaluation, and its result: ranks."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ from sairlib.evaluation.statistics import bootstrap_interval
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How the held-out item is ranked.
+    """How targets are ranked. UserError for a value out of range.
 
     ks: cut-offs of HR and NDCG.
-    n_candidates: size of the sample each positive is ranked against (0: no sampled ranking).
+    n_candidates: how many sampled items each target is ranked against (0: no sampled ranking).
     candidates: ``uniform``, or ``popular`` (in proportion to training counts).
-    candidates_seed: with the split, all that decides the candidates; on purpose apart from ``seed``.
-    full: rank against all items, the user's history removed.
-    full_with_history: also rank against all items, the history kept.
-    batch_size: users encoded at once.
+    candidates_seed: together with the split it determines the candidates; independent of ``seed``.
+    full: rank against all items except the user's history.
+    full_with_history: also rank against all items including the history.
+    batch_size: how many histories are encoded at once.
     """
 
     ks: tuple[int, ...] = (5, 10, 20)
@@ -45,47 +45,47 @@ class EvaluationSettings:
 
     @property
     def rankings(self) -> tuple[str, ...]:
-        """Names of the rankings made, in the order of reporting."""
-        wanted = {"sampled": self.n_candidates, "full": self.full, "full_with_history": self.full_with_history}
-        return tuple(name for name, on in wanted.items() if on)
+        """Names of the rankings that these settings ask for, in the order of reporting."""
+        enabled = {"sampled": self.n_candidates, "full": self.full, "full_with_history": self.full_with_history}
+        return tuple(name for name, on in enabled.items() if on)
 
     def check_measured(self, figure: str, setting: str) -> None:
-        """UserError if ``figure`` (ranking/metric), the value of ``setting``, is not among those measured."""
+        """UserError if ``figure`` (ranking/metric), the value of ``setting``, is not measured."""
         ranking, _, metric = figure.partition("/")
-        known = {f"{name}@{k}" for name in ("hr", "ndcg") for k in self.ks} | {"mrr"}
-        if ranking not in self.rankings or metric not in known:
+        metrics = {f"{name}@{k}" for name in ("hr", "ndcg") for k in self.ks} | {"mrr"}
+        if ranking not in self.rankings or metric not in metrics:
             raise UserError(
                 f"{setting}={figure} is not measured: rankings are {', '.join(self.rankings)},"
-                f" metrics {', '.join(sorted(known))}"
+                f" metrics {', '.join(sorted(metrics))}"
             )
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Of each held-out item: how many candidates score higher (``better_E``), and how many the same (``tied_E``).
+    """For each target: how many candidates score above it (``better_E``), and equal to it (``tied_E``).
 
-    All orders of the tied count alike, so a metric of one item is its mean over the ranks better + 1 to
-    better + tied + 1. That is not the metric of the mean rank: of a tie across the cut-off, HR counts a share.
+    All orders of tied items are equally likely, so the metric of a target is its mean over the ranks better + 1 to
+    better + tied + 1. That is not the metric of the mean rank: HR counts a fraction for a tie across the cut-off.
     """
 
     better_E: Ints
     tied_E: Ints
 
     def values(self, ks: tuple[int, ...]) -> dict[str, Floats]:
-        """Every metric of every held-out item (E): ``hr@10``, ``ndcg@10``, ..., ``mrr``."""
+        """Every metric of every target (E), by name: ``hr@10``, ``ndcg@10``, ..., ``mrr``; ``ks`` are the cut-offs."""
         return all_metrics(self.better_E, self.tied_E, ks)
 
     def means(self, ks: tuple[int, ...]) -> dict[str, float]:
-        """Metrics averaged over held-out items: the reported figures."""
+        """Metrics averaged over targets: the reported figures."""
         return {name: float(values.mean()) for name, values in self.values(ks).items()}
 
     def intervals(self, ks: tuple[int, ...]) -> dict[str, list[float]]:
-        """95 % bootstrap intervals over held-out items (over users, where each has one)."""
+        """95 % bootstrap intervals [low, high] over targets (over users if each has one target)."""
         values = self.values(ks)
         low, high = bootstrap_interval(np.stack(list(values.values()), axis=1))
         return {name: [float(a), float(b)] for name, a, b in zip(values, low, high, strict=True)}
 
     @property
     def tie_share(self) -> float:
-        """Share of the held-out items that tie with something."""
+        """Share of the targets that tie with a candidate."""
         return float((self.tied_E > 0).mean())
