@@ -96,7 +96,7 @@ def test_mistakes_get_one_line_and_leave_nothing(command: Command) -> None:
 def test_files_that_no_longer_fit_the_weights_are_refused(command: Command) -> None:
     best = Path("run/best.pt").read_bytes()
     Path("run/best.pt").write_bytes(best[:-100])
-    assert refused(command("run=run"), "best.pt", "not a whole checkpoint")
+    assert refused(command("run=run"), "best.pt", "not a complete checkpoint")
     Path("run/best.pt").unlink()
     assert refused(command("run=run"), "no checkpoint at", "best.pt")
     Path("run/best.pt").write_bytes(best)

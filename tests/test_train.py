@@ -187,7 +187,7 @@ def test_resuming_what_is_not_this_run_is_refused(home: Path, command: Command) 
     write_ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", walks(21))
     assert refused(command("resume=true"), "last.pt", "another data and split")
     (home / "run" / "last.pt").write_bytes(before["last.pt"][:1000])
-    assert refused(command("resume=true"), "last.pt", "not a whole checkpoint")
+    assert refused(command("resume=true"), "last.pt", "not a complete checkpoint")
     assert {**contents(home / "run"), "last.pt": before["last.pt"]} == before
 
 
@@ -333,7 +333,7 @@ def test_short_users_train_and_are_counted(home: Path, command: Command) -> None
 
 def test_users_ranked_by_an_untrained_vector_are_reported(home: Path, command: Command) -> None:
     write_ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", [*walks(), (50, 1), (50, 2), (50, 3)])
-    message = "1 of the users to be ranked for have a single training action"
+    message = "1 of the evaluated users have a single training action"
     assert message in command("model=bpr-mf")[1]
     assert message not in command("model=bpr-mf", "split.min_actions=4", "run_dir=fewer")[1]
     assert message not in command("model=sasrec", "run_dir=without")[1]  # knows no users

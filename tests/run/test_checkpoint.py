@@ -161,7 +161,7 @@ def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
         checkpoint.load(path)
     assert one_line(error) and not trap.exists()
     path.write_bytes(pickle.dumps(Evil(trap)))
-    with pytest.raises(UserError, match="is not a whole checkpoint"):
+    with pytest.raises(UserError, match="is not a complete checkpoint"):
         checkpoint.load(path)
     assert not trap.exists()
 

@@ -15,7 +15,7 @@ from sairlib.run import runtime
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99", "", "cpu:x"])
 def test_a_missing_device_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=f"^device={name} is not to be had on this machine"):
+    with pytest.raises(UserError, match=f"^device={name} is not available on this machine"):
         runtime.choose_device(name)
 
 

@@ -50,8 +50,8 @@ class Evaluator:
     def rank(self, model: Recommender, part: Part) -> dict[str, Ranks]:
         """Ranks of the targets of ``part``, by the name of the ranking, in the order of ``split.targets(part)``.
 
-        The model ranks in eval mode; afterwards its mode is as before. NonFiniteError, naming model and user, if a score
-        is NaN or inf. UserError if the memory does not suffice for a single user.
+        The model ranks in eval mode, and its own mode is restored. NonFiniteError, naming model and user, if a score is
+        NaN or inf. UserError if the memory does not suffice for a single user.
         """
         shape = (2, self.store.n_targets(part))
         counts = {

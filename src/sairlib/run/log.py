@@ -1,4 +1,4 @@
-"""The run directory's record: TensorBoard, metrics.jsonl, JSON files, and what stands on the terminal."""
+"""The record of a run: TensorBoard, metrics.jsonl, checkpoints, and the lines on the terminal."""
 
 import json
 import math
@@ -22,31 +22,35 @@ Item = TypeVar("Item")
 
 
 class RunLog:
-    """Where a run writes down what happens. On resuming, what came after ``epoch`` in the old record is dropped."""
+    """Writes the record of a run to ``directory``. Resuming at ``epoch`` drops later epochs from the earlier record.
+
+    UserError if the directory cannot be written.
+    """
 
     def __init__(self, directory: Path, epoch: int = 0, step: int = 0) -> None:
         self.directory = directory
         path = directory / "metrics.jsonl"
         with self._writing():
             if epoch and path.exists():
-                kept = [line for line in path.read_text().splitlines() if _epoch_of(line) <= epoch]
-                write_text(path, "".join(line + "\n" for line in kept))
-            self._jsonl = open(path, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
+                lines = [line for line in path.read_text().splitlines() if _epoch_of(line) <= epoch]
+                write_text(path, "".join(line + "\n" for line in lines))
+            self._jsonl = open(path, "a", buffering=1)  # noqa: SIM115 (open during the whole run)
             self.board = SummaryWriter(str(directory), purge_step=step + 1 if epoch else None)
         self._excepthook, threading.excepthook = threading.excepthook, self._on_thread_error
 
     def text(self, tag: str, text: str) -> None:
+        """A text on TensorBoard."""
         with self._writing():
             self.board.add_text(tag, f"```\n{text}\n```", 0)
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
-        """Curves ``group/name``."""
+        """Points of the TensorBoard curves ``group/name``."""
         with self._writing():
             for name, value in values.items():
                 self.board.add_scalar(f"{group}/{name}", value, step)
 
     def diagnosis(self, values: dict[str, Tensor], step: int) -> None:
-        """Curves of a model's own figures: one for a scalar, one for each entry of a vector."""
+        """Points of a model's diagnosis: one curve for a scalar, one for each entry of a vector."""
         for name, value in values.items():
             entries = (
                 {name: value.item()} if value.ndim == 0 else {f"{name}/{i}": v for i, v in enumerate(value.tolist())}
@@ -59,7 +63,7 @@ class RunLog:
             self._jsonl.write(json.dumps({"epoch": epoch, "step": step, **values}) + "\n")
 
     def final(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Hyper-parameters against final metrics (TensorBoard's HParams page)."""
+        """Hyper-parameters and final metrics, for TensorBoard's HParams page."""
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
         with self._writing():
             for summary in hparams(plain, metrics):
@@ -68,19 +72,20 @@ class RunLog:
                 self.board.add_scalar(name, value, 0)
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """A checkpoint of this name, whole."""
+        """Write a checkpoint of this name into the run directory."""
         checkpoint.save(self.directory / name, state)
 
     def say(self, line: str) -> None:
-        """A line for the reader of the terminal, or of the file that it is piped to."""
+        """Print a line to standard output."""
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 
     def progress(self, items: list[Item], title: str) -> "tqdm[Item]":
-        """A bar on a terminal; nothing in a file, which gets its line at the end of the epoch."""
+        """Iterate over ``items`` with a progress bar on a terminal, and without one elsewhere."""
         return tqdm(items, desc=title, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
     def close(self) -> None:
+        """Write what is pending and close the files."""
         with self._writing():
             try:
                 self.board.close()
@@ -89,7 +94,7 @@ class RunLog:
                 self._jsonl.close()
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
-        """TensorBoard writes in a thread; the next call raises what went wrong there, so it need not print it too."""
+        """Print no traceback for a failed write of TensorBoard's thread: the next call raises the error."""
         if not (type(args.thread).__module__.startswith("tensorboard") and isinstance(args.exc_value, OSError)):
             self._excepthook(args)
 
@@ -97,12 +102,12 @@ class RunLog:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # no room, or the directory is gone
+        except OSError as error:  # no space left, or the directory was removed
             raise UserError(f"could not write the record in {self.directory} ({error.strerror or error})") from error
 
 
 def _epoch_of(line: str) -> float:
-    """The epoch of a record; infinity for a line that a dying process left unfinished."""
+    """The epoch of a record; infinity for a line that a killed process left incomplete."""
     try:
         return float(json.loads(line)["epoch"])
     except (ValueError, KeyError, TypeError):

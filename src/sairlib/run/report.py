@@ -1,4 +1,4 @@
-"""The results of a run as the person at the terminal and the files get them."""
+"""The results of a run, as files and as a table."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from sairlib.files import whole_file
 
 
 def results(evaluator: Evaluator, ranks: dict[str, Ranks], split: Split, best_epoch: int) -> dict[str, Any]:
-    """The content of ``test.json``: a group of metrics for each ranking, 95 % intervals beside, and the hashes."""
+    """The content of ``test.json``: metrics of each ranking, their 95 % intervals, the share of ties, and hashes."""
     ks = evaluator.settings.ks
     return {
         **{name: ranked.means(ks) for name, ranked in ranks.items()},
@@ -27,39 +27,39 @@ def results(evaluator: Evaluator, ranks: dict[str, Ranks], split: Split, best_ep
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """Metrics down, rankings across, each figure with its interval."""
-    rankings = list(found["ci95"])
+def table(test: dict[str, Any]) -> str:
+    """The content of ``test.json`` as text: a row for each metric, a column for each ranking, with intervals."""
+    rankings = list(test["ci95"])
     lines = ["test".ljust(10) + "".join(f"{name:<28}" for name in rankings)]
-    for metric in found[rankings[0]]:
+    for metric in test[rankings[0]]:
         cells = (
-            f"{found[r][metric]:.4f} [{found['ci95'][r][metric][0]:.4f}, {found['ci95'][r][metric][1]:.4f}]"
-            for r in rankings
+            f"{test[name][metric]:.4f} [{test['ci95'][name][metric][0]:.4f}, {test['ci95'][name][metric][1]:.4f}]"
+            for name in rankings
         )
         lines.append(metric.ljust(10) + "".join(f"{cell:<28}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
 
 
 def save_ranks(path: Path, ranks: dict[str, Ranks], split: Split) -> None:
-    """Every held-out item's ranks, with the users' ids of the file, so that two runs can be compared user by user.
+    """Write the ranks of all test targets, with the file's user ids, so that two runs can be compared user by user.
 
-    Arrays: ``user`` (E) and, for each ranking, ``NAME_better`` and ``NAME_tied`` (E), as in ``Ranks``;
-    ``read_ranks`` gives them back, and ``Ranks.means`` the reported figures.
+    Arrays: ``user`` (E) and, for each ranking, ``NAME_better`` and ``NAME_tied`` (E), as in ``Ranks``.
+    ``read_ranks`` reads them, and ``Ranks.means`` gives the reported figures. UserError if the file cannot be written.
     """
     arrays = {"user": split.dataset.user_ids[split.test.users_E]}
     for name, ranked in ranks.items():
         arrays |= {f"{name}_better": ranked.better_E, f"{name}_tied": ranked.tied_E}
     try:
         with whole_file(path) as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes arrays for allow_pickle
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # the stub mistakes the arrays for allow_pickle
     except OSError as error:
         raise UserError(f"could not write {path} ({error.strerror or error})") from error
 
 
 def read_ranks(path: Path) -> tuple[Ints, dict[str, Ranks]]:
-    """Users' ids (E), and ranks by the name of the ranking: what a run has left in ``ranks.npz``.
+    """Read the ``ranks.npz`` of a run: the file's user ids (E), and the ranks by the name of the ranking.
 
-    UserError if the file is not there, or is not one of these.
+    UserError if the file is missing, damaged, or not a run's ranks.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -1,4 +1,4 @@
-"""Seeds, device, versions: what a run stands on."""
+"""The environment of a run: device, seeds, memory, versions."""
 
 import ctypes
 import importlib.metadata
@@ -14,7 +14,7 @@ from sairlib.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` takes CUDA, then MPS, then the CPU; any other name is taken at its word or is a UserError."""
+    """The device of this name; ``auto`` prefers CUDA, then MPS, then the CPU. UserError if it is not available."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -23,33 +23,33 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError):
-        raise UserError(f"device={name} is not to be had on this machine; use device=auto or device=cpu") from None
+        raise UserError(f"device={name} is not available on this machine; use device=auto or device=cpu") from None
     return device
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch's global generators: initial weights and dropout follow from them."""
+    """Seed torch's global generators, which draw initial weights and dropout; UserError for a seed out of range."""
     if not 0 <= seed < 2**63:
         raise UserError(f"seed={seed}: must be between 0 and 2^63 - 1")
     torch.manual_seed(seed)
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep what tensors free for the next ones; False where another allocator is at work.
+    """Make glibc keep freed memory for later tensors; False if the C library is another one.
 
-    By default it returns part of a step's activations to the system and gets them back, zeroed page by page, in the
-    next step: a tenth of an epoch of SAIR on ML-1M.
+    By default glibc returns part of a step's memory to the system and requests it again, zeroed page by page, in the
+    next step. That takes a tenth of an epoch of SAIR on ML-1M.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
-    largest = 32 * 2**20  # that it takes for the threshold of its own mappings
+    largest = 32 * 2**20  # the largest value that glibc accepts for this threshold
     return bool(mallopt(m_mmap_threshold, largest) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Machine, versions and commit, for the run's record."""
+    """Machine, versions and commit, for the record of a run."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pandas", "hydra-core")}
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
@@ -67,10 +67,10 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that ``folder`` is in, and whether files differ from it; None outside of one."""
+    """Commit of the git checkout that holds ``folder``, and whether files below it differ; None outside a checkout."""
 
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
@@ -92,7 +92,7 @@ def _cpu_name() -> str:
 
 
 def peak_memory_bytes() -> int | None:
-    """Peak resident memory of this process, where the system tells."""
+    """Peak resident memory of this process; None on a system that does not report it."""
     try:
         import resource
     except ImportError:  # Windows

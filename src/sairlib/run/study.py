@@ -1,4 +1,4 @@
-"""A study: all objects of a run, assembled once; and what a run leaves behind, ready to be looked at."""
+"""A study: all objects of a run, assembled once; its result; and a finished run."""
 
 import os
 import sys
@@ -26,35 +26,42 @@ from sairlib.training.state import load_weights
 from sairlib.training.trainer import Trainer
 
 WRITTEN = ("config.yaml", "run.json", "metrics.jsonl", "best.pt", "events.out.tfevents.*", ".hydra/*.yaml")
-"""What a run writes before its first checkpoint of training's state."""
+"""Files that a run writes before its first checkpoint of the training state."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a run's record says of it, beside what its objects know."""
+    """What the record of a run needs beside its objects."""
 
     command: str
     dataset: str
     seed: int
     documents: Mapping[str, str] = field(default_factory=dict)
-    """Texts to be kept in the run directory, by file name: config.yaml, the words of the command line."""
+    """Texts to store in the run directory, by file name: config.yaml, the words of the command line."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """Hyper-parameters by their dotted names, for TensorBoard."""
     preparing: float = 0.0
+<<<<<<< HEAD
     """Seconds that the data and the objects took."""
+=======
+    """Seconds spent on the data and the objects."""
+    notes: tuple[str, ...] = ()
+    """Lines to print at the start."""
+>>>>>>> fb1b145 (Run: plain words in docstrings, comments and messages)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a study; the test split was looked at once, with the weights that validation chose."""
+    """The result of a study. The test split was evaluated once, with the weights that validation chose."""
 
     directory: Path
     best_epoch: int
     validation: dict[str, float]
-    """The best epoch's figures on validation, by ``ranking/metric``."""
+    """Validation figures of the best epoch, by ``ranking/metric``."""
     test: dict[str, Any]
-    """What stands in ``test.json``: figures by ranking and metric, intervals, hashes."""
+    """The content of ``test.json``: figures by ranking and metric, intervals, hashes."""
     ranks: dict[str, Ranks]
+    """Ranks of the test targets, by the name of the ranking."""
 
     def __str__(self) -> str:
         return report.table(self.test)
@@ -73,16 +80,16 @@ class Run:
     best_epoch: int
 
     def rank(self, part: Part = Part.TEST) -> dict[str, Ranks]:
-        """Every held-out item's ranks, by the name of the ranking."""
+        """Ranks of the targets of ``part``, by the name of the ranking; NonFiniteError if a score is NaN or inf."""
         return self.evaluator.rank(self.model, part)
 
     def test(self) -> dict[str, Any]:
-        """The final evaluation again: what stands in ``test.json``."""
+        """Repeat the final evaluation: the content of ``test.json``."""
         return report.results(self.evaluator, self.rank(), self.split, self.best_epoch)
 
 
 class Study:
-    """Split, store, model, objective, evaluator and trainer that belong together. It runs once."""
+    """A split, store, model, objective, evaluator and trainer that belong together. A study runs once."""
 
     def __init__(
         self,
@@ -101,22 +108,23 @@ class Study:
         self.evaluator = evaluator
         self.trainer = trainer
         self.about = about
-        self._random = torch.get_rng_state()  # so that what others draw until the run begins changes nothing
+        self._random = torch.get_rng_state()  # so that random draws between here and run() change nothing
 
     def run(self, directory: str | Path, resume: bool = False) -> Result:
-        """Train, choose by validation, test once, and write it all into ``directory``, a new one.
+        """Train, choose the best weights by validation, test once, and write everything into ``directory``, a new one.
 
-        ``resume``: go on from the ``last.pt`` in it instead.
-        UserError if the directory holds another run, or cannot be written, or what is in it is of another study.
+        With ``resume``, continue from the ``last.pt`` in ``directory`` instead. UserError if the study has run, if the
+        directory holds another run or cannot be written, or if the state to resume belongs to another study.
+        NonFiniteError if a loss or score becomes NaN or inf.
         """
         directory, trainer = Path(directory), self.trainer
         if trainer.progress.step or trainer.progress.epoch:
-            raise UserError("this study has run: assemble another one, with sairlib.study(...)")
+            raise UserError("this study has already run: assemble another one with sairlib.study(...)")
         state = state_to_resume(directory, resume)
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make the run directory {directory} ({error.strerror or error})") from error
+            raise UserError(f"cannot create the run directory {directory} ({error.strerror or error})") from error
         torch.set_rng_state(self._random)
         if state is not None:
             trainer.restore(state, directory / "last.pt")
@@ -136,7 +144,7 @@ class Study:
                 _forget(directory)
 
     def _open(self, directory: Path) -> dict[str, Any]:
-        """Write down what the run is; the record, to be completed by the test."""
+        """Write the documents and ``run.json``; return the record, which ``_test`` completes."""
         drawn = self.evaluator.drawn
         record = {
             "command": self.about.command,
@@ -166,19 +174,19 @@ class Study:
             f" {data.n_categories} categories; split {split.sha256()}"
         )
         if split.n_short:
-            log.say(f"{split.n_short:,} users have too few actions to be evaluated: theirs all train")
+            log.say(f"{split.n_short:,} users have too few actions to be evaluated: all their actions train")
         if drawn and drawn.n_short:
-            log.say(f"{drawn.n_short:,} users have fewer unseen items than asked for, and are ranked against those")
+            log.say(f"{drawn.n_short:,} users have fewer unseen items than asked for: all of these are candidates")
         untrained = int((split.train_lengths[split.test.users_E] < 2).sum())
         if untrained and any(isinstance(module, UserTable) for module in self.model.modules()):
             log.say(
-                f"{untrained:,} of the users to be ranked for have a single training action, and so a user vector that"
-                " is never trained; split.min_actions=4 leaves them out"
+                f"{untrained:,} of the evaluated users have a single training action, so their user vectors are never"
+                " trained; split.min_actions=4 excludes them"
             )
         log.say(f"{type(self.model).__name__}: {self.model.n_parameters():,} parameters on {self.store.device}")
 
     def _test(self, directory: Path, record: dict[str, Any], log: RunLog) -> Result:
-        """Rank the test items with the best weights, write down what comes, and show it."""
+        """Rank the test targets with the best weights; write and print the result."""
         trainer, started = self.trainer, time.perf_counter()
         best = checkpoint.load(directory / "best.pt", self.store.device)
         load_weights(self.model, best, trainer.identity, directory / "best.pt")
@@ -201,19 +209,22 @@ class Study:
 
 
 def state_to_resume(directory: Path, resume: bool) -> dict[str, Any] | None:
-    """The state to go on from, or None for a fresh run; UserError if the directory does not fit the wish."""
+    """The state to resume, or None for a new run.
+
+    UserError if ``directory`` has nothing to resume, or if it holds a run and ``resume`` is False.
+    """
     if resume:
         return checkpoint.load(directory / "last.pt")
     if (directory / "config.yaml").exists() or (directory / "last.pt").exists():
         raise UserError(
-            f"run_dir={directory} already holds a run: choose another, or resume it by"
+            f"run_dir={directory} already holds a run: choose another directory, or resume it by"
             f" python -m sairlib.resume run={directory}"
         )
     return None
 
 
 def _forget(directory: Path) -> None:
-    """Remove what a run has written that has come to nothing, so that its directory can be used again."""
+    """Remove the files of a run that ended before its first checkpoint, so that its directory can be used again."""
     for pattern in WRITTEN:
         for path in directory.glob(pattern):
             path.unlink(missing_ok=True)
