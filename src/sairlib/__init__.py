@@ -6,7 +6,7 @@
     result = study.run("outputs/mine")      # train, choose, test once, write the run directory
     run = sairlib.load("outputs/mine")      # its data, evaluator and best model
 
-The names below are the public interface; what they take and give is said where they are defined.
+The names in ``__all__`` are the public interface; their docstrings say what they take, return and raise.
 """
 
 import importlib.metadata
@@ -51,20 +51,21 @@ __all__ = [
 def study(*words: str) -> Study:
     """Assemble a study from words of the command line, such as ``"model=sasrec"`` or ``"training.lr=5e-4"``.
 
-    Data is read and the model is made here; nothing is trained or written before ``Study.run``. Relative folders are
-    taken from the working directory. UserError for words that mean nothing, and for data that cannot be found or read.
+    This reads the data and builds the model; ``Study.run`` trains and writes the run directory. Relative folders start
+    at the working directory. UserError for unknown or bad settings, and for data that is missing or cannot be read.
     """
-    from sairlib import build  # only who asks for it waits for Hydra
+    from sairlib import build  # here, so that importing sairlib does not wait for Hydra
 
     with build.user_errors():
         config = build.compose(words)
-        return build.study(config, f"sairlib.study({', '.join(map(repr, words))})", build.kept_words(words))
+        return build.study(config, f"sairlib.study({', '.join(map(repr, words))})", build.words_document(words))
 
 
 def load(directory: str | Path, device: str = "auto") -> Run:
-    """What a run has left in ``directory``: its split and evaluator, and the model with the weights validation chose.
+    """Load the run in ``directory``: its split, its evaluator, and the model with the weights that validation chose.
 
-    UserError if there is no run, or its data is no longer what the weights were trained on.
+    ``device`` is ``auto``, ``cpu``, ``cuda``, ... UserError if there is no run, if the device is not available, or if
+    the data is not what the weights were trained on.
     """
     from sairlib import build
 

@@ -1,4 +1,4 @@
-"""From configuration to objects: the one place, beside the commands, that knows Hydra."""
+"""From configuration to objects. Only this module and the commands know Hydra."""
 
 import inspect
 import time
@@ -37,17 +37,17 @@ from sairlib.training.state import load_weights
 from sairlib.training.trainer import Trainer
 
 Settings = TypeVar("Settings")
-Kept = TypeVar("Kept")
-Made = TypeVar("Made")
+Stored = TypeVar("Stored")
+Component = TypeVar("Component")
 
 _CHECKOUT = Path(__file__).parents[2] / "conf"
 CONFIG_PATH = str(_CHECKOUT) if (_CHECKOUT / "train.yaml").is_file() else "pkg://sairlib.conf"
-"""The checkout's ``conf/`` where there is one, else the copy inside the wheel."""
+"""The checkout's ``conf/`` if there is one, else the copy in the installed package."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The settings at the top of ``train.yaml``."""
+    """The settings at the top level of ``train.yaml``. UserError for a value out of range."""
 
     seed: int
     device: str
@@ -63,8 +63,8 @@ class RunSettings:
 
 
 def compose(words: Sequence[str]) -> DictConfig:
-    """The configuration that these words of the command line come to, in or outside of a Hydra job."""
-    with _hydra_of_its_own():
+    """Compose the configuration from words of the command line, inside or outside a Hydra job."""
+    with _separate_hydra():
         if CONFIG_PATH.startswith("pkg://"):
             context: Any = initialize_config_module(CONFIG_PATH.removeprefix("pkg://"), version_base="1.3")
         else:
@@ -75,7 +75,7 @@ def compose(words: Sequence[str]) -> DictConfig:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn what Hydra says of bad words into UserErrors."""
+    """Turn Hydra's errors about bad words into UserErrors."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -83,21 +83,21 @@ def user_errors() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The message, or, where a wrapper has none, that of what it wraps."""
-    told: BaseException | None = error
-    while told is not None and not str(told).strip():
-        told = told.__cause__
-    return " ".join(str(told or type(error).__name__).split())
+    """The error's message in one line; if it is empty, the message of its cause."""
+    cause: BaseException | None = error
+    while cause is not None and not str(cause).strip():
+        cause = cause.__cause__
+    return " ".join(str(cause or type(error).__name__).split())
 
 
-def kept_words(words: Sequence[str]) -> dict[str, str]:
-    """The document of a run directory that ``words_of`` reads."""
+def words_document(words: Sequence[str]) -> dict[str, str]:
+    """The document of a run directory, by its file name, from which ``words_of`` reads the words."""
     return {".hydra/overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(words)))}
 
 
 @contextmanager
 def _hydra_of_its_own() -> Iterator[None]:
-    """Hydra allows one of it in a process: put aside the one of a job, or of a notebook, and put it back."""
+    """Hydra allows one instance in a process: set aside that of a job or notebook, and restore it."""
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -107,9 +107,9 @@ def _hydra_of_its_own() -> Iterator[None]:
 
 
 def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Study:
-    """All objects of a run. ``command`` and ``documents`` are as in ``About``.
+    """Assemble all objects of a run. ``command`` and ``documents`` are as in ``About``.
 
-    UserError, before anything long is begun, for whatever in the configuration cannot be.
+    UserError for a bad configuration or bad data. Settings are checked before the data is read.
     """
     started = time.perf_counter()
     check_run(config)
@@ -118,13 +118,21 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
     device = runtime.choose_device(config.device)
     runtime.seed_everything(config.seed)
     runtime.keep_freed_memory()
-    parts = split(config)
-    made = model(config, parts, device)
-    store = SequenceStore(parts, config.max_len, device)
-    evaluator = Evaluator(parts, store, evaluation)
-    asks = objective(config, store, training.batch_size)
-    trainer = Trainer(made, asks, store, evaluator, training, config.seed, identity(config, parts))
+    data_split = split(config)
+    recommender = model(config, data_split, device)
+    store = SequenceStore(data_split, config.max_len, device)
+    evaluator = Evaluator(data_split, store, evaluation)
+    train_objective = objective(config, store, training.batch_size)
+    trainer = Trainer(
+        recommender, train_objective, store, evaluator, training, config.seed, identity(config, data_split)
+    )
     text = OmegaConf.to_yaml(config, resolve=True)
+<<<<<<< HEAD
+=======
+    notes = []
+    if "interests" in config and "n_interests" not in config.model:
+        notes.append(f"{type(recommender).__name__} does not use interests.*")
+>>>>>>> 9d817a8 (Commands and assembly: plain words; a split, a model and a configuration are called by their names)
     about = About(
         command,
         config.dataset.name,
@@ -133,17 +141,17 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
         _flat(config),
         time.perf_counter() - started,
     )
-    return Study(parts, store, made, asks, evaluator, trainer, about)
+    return Study(data_split, store, recommender, train_objective, evaluator, trainer, about)
 
 
 def check_run(config: DictConfig) -> None:
-    """UserError for a value of the wrong type, or out of range, at the top of the configuration."""
+    """UserError for a value of the wrong type, or out of range, at the top level of the configuration."""
     top = {name: config[name] for name in RunSettings.__dataclass_fields__}
     settings(OmegaConf.create({"": top}), "", RunSettings)
 
 
 def settings(config: DictConfig, group: str, kind: type[Settings]) -> Settings:
-    """``config[group]`` as a ``kind``, a frozen dataclass: unknown keys, wrong types and bad values are UserErrors."""
+    """``config[group]`` as a ``kind``, a frozen dataclass; UserError for unknown keys, wrong types and bad values."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), config[group])
         plain = OmegaConf.to_container(merged, throw_on_missing=True)
@@ -156,20 +164,20 @@ def settings(config: DictConfig, group: str, kind: type[Settings]) -> Settings:
 
 
 def split(config: DictConfig) -> Split:
-    """Find, read, filter and split the data set."""
+    """Find, read, filter and split the data set; UserError if one of these fails."""
     reader = _instantiate(config.dataset.reader, "dataset.reader")
     filters = settings(config.dataset, "filters", Filters)
-    place: dict[str, Any] = {key: config.dataset[key] for key in config.dataset if key not in ("reader", "filters")}
-    source = locate(root=Path(config.data.root).expanduser(), **place)
+    location: dict[str, Any] = {key: config.dataset[key] for key in config.dataset if key not in ("reader", "filters")}
+    source = locate(root=Path(config.data.root).expanduser(), **location)
     cache = Path(config.data.cache) if config.data.cache else None
-    cut = _instantiate(config.split, "split")
-    made = cut(prepare(source, reader, filters, cache))
-    assert isinstance(made, Split)
-    return made
+    rule = _instantiate(config.split, "split")
+    data_split = rule(prepare(source, reader, filters, cache))
+    assert isinstance(data_split, Split)
+    return data_split
 
 
 def model(config: DictConfig, split: Split, device: torch.device) -> Recommender:
-    """The model, with what only the run knows: the sizes of the data, its categories, and the maximum length."""
+    """The configured model on ``device``, given the sizes of the data, its categories and the maximum length."""
     data = split.dataset
     facts = {
         "n_items": data.n_items,
@@ -178,100 +186,100 @@ def model(config: DictConfig, split: Split, device: torch.device) -> Recommender
         "item_categories": torch.from_numpy(data.item_categories),
         "n_categories": data.n_categories,
     }
-    return _part(config, "model", Recommender, facts).to(device)
+    return _component(config, "model", Recommender, facts).to(device)
 
 
 def objective(config: DictConfig, store: SequenceStore, batch_size: int) -> Objective:
-    """What training asks, by which loss, against which negatives."""
-    loss = _part(config, "loss", Loss, {"n_items": store.n_items})
-    sampler = _part(config, "negatives", Sampler, {"store": store}) if config.negatives else None
+    """The configured objective, with its loss and its sampler of negatives."""
+    loss = _component(config, "loss", Loss, {"n_items": store.n_items})
+    sampler = _component(config, "negatives", Sampler, {"store": store}) if config.negatives else None
     facts = {"loss": loss, "sampler": sampler, "store": store, "batch_size": batch_size}
-    return _part(config, "objective", Objective, facts)
+    return _component(config, "objective", Objective, facts)
 
 
 def identity(config: DictConfig, split: Split) -> dict[str, str]:
-    """What a checkpoint must share with a run to be of use to it."""
+    """What a checkpoint and a run must have in common for the run to load it."""
     return {"model": str(config.model._target_), "data and split": split.sha256()}
 
 
 def load_run(directory: Path, overrides: DictConfig | None = None, device: str = "auto") -> Run:
-    """A run's data, evaluator and best model; what is not null in ``overrides`` (``data``, ``evaluation``) replaces.
+    """Load a run: its data, its evaluator and its best model.
 
-    UserError for a directory without a run, or whose data is no longer what the weights were trained on.
+    Values in ``overrides.data`` and ``overrides.evaluation`` that are not null replace the run's settings. UserError
+    for a directory without a run, or if the data is not what the weights were trained on.
     """
     path = directory / "config.yaml"
     if not path.is_file():
-        raise UserError(
-            f"{directory} holds no run (no config.yaml in it); give run=DIR, a directory that train has made"
-        )
-    config = read_kept(path, DictConfig)
+        raise UserError(f"{directory} holds no run (no config.yaml in it); give run=DIR, a directory that train wrote")
+    config = _read_stored(path, DictConfig)
     for group in ("data", "evaluation"):
-        given = OmegaConf.select(overrides, group) if overrides is not None else None
-        for key, value in (given or {}).items():
+        replaced = OmegaConf.select(overrides, group) if overrides is not None else None
+        for key, value in (replaced or {}).items():
             if value is not None:
                 config[group][key] = value
-    chosen = runtime.choose_device(device)
+    target_device = runtime.choose_device(device)
     evaluation = settings(config, "evaluation", EvaluationSettings)
-    state = checkpoint.load(directory / "best.pt", chosen)
-    parts = split(config)
-    store = SequenceStore(parts, config.max_len, chosen)
-    best = model(config, parts, chosen)
-    load_weights(best, state, identity(config, parts), directory / "best.pt")
+    state = checkpoint.load(directory / "best.pt", target_device)
+    data_split = split(config)
+    store = SequenceStore(data_split, config.max_len, target_device)
+    best_model = model(config, data_split, target_device)
+    load_weights(best_model, state, identity(config, data_split), directory / "best.pt")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    kept = {str(key): value for key, value in plain.items()}
-    return Run(kept, parts, store, best.eval(), Evaluator(parts, store, evaluation), state["epoch"])
+    resolved = {str(key): value for key, value in plain.items()}
+    evaluator = Evaluator(data_split, store, evaluation)
+    return Run(resolved, data_split, store, best_model.eval(), evaluator, state["epoch"])
 
 
 def words_of(directory: Path) -> list[str]:
-    """The words of the command line that a run was started with."""
+    """The words of the command line that started a run; UserError if they are missing or damaged."""
     path = directory / ".hydra" / "overrides.yaml"
     if not path.is_file():
         raise UserError(f"{directory} holds no run that can be resumed (no .hydra/overrides.yaml in it)")
-    return [str(word) for word in read_kept(path, ListConfig)]
+    return [str(word) for word in _read_stored(path, ListConfig)]
 
 
-def read_kept(path: Path, kind: type[Kept]) -> Kept:
-    """What a run wrote about itself; UserError if it is damaged."""
+def _read_stored(path: Path, kind: type[Stored]) -> Stored:
+    """Read a yaml file that a run wrote; UserError if it is damaged."""
     try:
-        kept = OmegaConf.load(path)
+        config = OmegaConf.load(path)
     except (OSError, ValueError, YAMLError) as error:
         raise UserError(f"{path} is not a run's configuration ({error})") from error
-    if not isinstance(kept, kind):
+    if not isinstance(config, kind):
         raise UserError(f"{path} is not a run's configuration")
-    return kept
+    return config
 
 
-def _part(config: DictConfig, group: str, kind: type[Made], facts: Mapping[str, Any]) -> Made:
-    """What ``config[group]`` names, made of its settings and of those facts that it asks for."""
+def _component(config: DictConfig, group: str, kind: type[Component], facts: Mapping[str, Any]) -> Component:
+    """Build the target of ``config[group]`` from its settings, and from those ``facts`` that are parameters of it."""
     own = config[group]
-    takes = _check_types(own, group)
-    unfinished = _instantiate(own, group, _partial_=True)  # handed to Hydra, the facts would be taken for configuration
+    parameters = _check_types(own, group)
+    factory = _instantiate(own, group, _partial_=True)  # Hydra would take the facts for configuration
     try:
-        made = unfinished(**{name: fact for name, fact in facts.items() if name in takes})
-    except (UserError, TypeError) as error:  # a TypeError: an argument that isn't there, or a wrong type for one
+        component = factory(**{name: fact for name, fact in facts.items() if name in parameters})
+    except (UserError, TypeError) as error:  # a TypeError: an unknown or missing argument, or one of a wrong type
         raise UserError(f"{group}: {' '.join(str(error).split())}") from error
-    if not isinstance(made, kind):
+    if not isinstance(component, kind):
         raise UserError(f"{group}._target_={own._target_} is not a {kind.__name__}")
-    return made
+    return component
 
 
 def _check_types(own: DictConfig, where: str) -> Mapping[str, inspect.Parameter]:
-    """What the target takes; UserError if it is not there, or a setting is of another type, here or in a part of it."""
+    """The parameters of a target; UserError if it does not exist, or if it or a part has a setting of a wrong type."""
     try:
-        takes = inspect.signature(get_class(own._target_)).parameters
+        parameters = inspect.signature(get_class(own._target_)).parameters
     except Exception as error:  # Hydra wraps whatever an import may raise
-        raise UserError(f"{where}._target_={own.get('_target_')} is not there: {error}") from error
+        raise UserError(f"{where}._target_={own.get('_target_')} does not exist: {error}") from error
     for name in map(str, own):
         value = own[name]
         if isinstance(value, DictConfig) and "_target_" in value:
             _check_types(value, f"{where}.{name}")
-        expected = takes[name].annotation if name in takes else None
+        expected = parameters[name].annotation if name in parameters else None
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             continue
         if expected in (bool, int, float, str) and type(value) is not expected:
             raise UserError(f"{where}.{name}={value}: must be {expected.__name__}, not {type(value).__name__}")
-    return takes
+    return parameters
 
 
 def _instantiate(config: DictConfig, where: str, **facts: Any) -> Any:
@@ -280,7 +288,7 @@ def _instantiate(config: DictConfig, where: str, **facts: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise UserError(f"{where}: {error.__cause__}") from error
-        if isinstance(error.__cause__, TypeError):  # an argument that isn't there, or a wrong type for one
+        if isinstance(error.__cause__, TypeError):  # an unknown or missing argument, or one of a wrong type
             raise UserError(f"{where}: {' '.join(str(error.__cause__).split())}") from error
         raise
 

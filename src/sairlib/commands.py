@@ -1,4 +1,4 @@
-"""What the commands share: how errors reach the person who typed."""
+"""What the commands share: how they report errors."""
 
 import os
 import sys
@@ -11,27 +11,27 @@ from omegaconf.errors import OmegaConfBaseException
 from sairlib.build import one_line
 from sairlib.errors import NonFiniteError, UserError
 
-_WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+_SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn an error meant for the user into one line on stderr and exit code 1; a bug keeps its traceback.
+    """Report an error meant for the user as one line on stderr, with exit code 1; a bug keeps its traceback.
 
-    HYDRA_FULL_ERROR=1 in the environment shows the tracebacks of all.
+    HYDRA_FULL_ERROR=1 in the environment shows the tracebacks of all errors.
     """
     try:
         yield
     except (UserError, NonFiniteError, HydraException, OmegaConfBaseException) as error:
-        if _WANTS_TRACEBACKS:
+        if _SHOW_TRACEBACKS:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Run a command. A Hydra main's task guards itself with ``plain_errors``, before Hydra adds lines of its own."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra catches everything, and bugs lose their traceback
+    """Run a command. A Hydra main also uses ``plain_errors`` inside its task, before Hydra adds lines to an error."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra catches all errors, and bugs lose their traceback
     try:
         with plain_errors():
             main()

@@ -1,4 +1,4 @@
-"""``python -m sairlib.evaluate run=DIR``: a finished run's final evaluation again, as it was or with other settings."""
+"""``python -m sairlib.evaluate run=DIR``: repeats the final evaluation of a run, with its settings or others."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from sairlib.run import report
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Rank the test items with the run's best weights. The run's own files stay as they are."""
+    """Rank the test targets with the run's best weights, and print the table. The run's files do not change.
+
+    Returns the content of a ``test.json``. UserError as in ``load_run``.
+    """
     test = build.load_run(Path(config.run), config, config.device).test()
     if config.output is not None:
         write_json(Path(config.output), test)

@@ -1,4 +1,4 @@
-"""The one way in which files are written: whole, or not at all."""
+"""The one way to write files: completely, or not at all."""
 
 import json
 import os
@@ -12,11 +12,12 @@ from sairlib.errors import UserError
 
 @contextmanager
 def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[IO[bytes]]:
-    """A new file beside ``path``, flushed to the disk and put in its place when the block is left without an error.
+    """Write ``path`` atomically: the block writes a temporary file beside it, which replaces it if nothing is raised.
 
-    What stood at ``path`` before is untouched until then. ``check`` may look at the new file first, and raise.
+    Until then an earlier file at ``path`` is unchanged. ``check`` gets the path of the temporary file, complete and
+    flushed to the disk, and may raise.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same file
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # its own name: two processes may write the same file
     try:
         with open(partial, "wb") as file:
             yield file
@@ -26,7 +27,7 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
             check(partial)
         os.replace(partial, path)
         _sync_folder(path.parent)
-    finally:  # there after a failure only, or when interrupted
+    finally:  # it exists after a failure or an interruption only
         with suppress(OSError):
             partial.unlink()
 
@@ -41,12 +42,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, readable; UserError if that fails."""
+    """Write indented JSON; UserError if that fails."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the system can."""
+    """Flush the folder, so that the new name survives a power cut, on systems that can."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,6 +1,6 @@
-"""``python -m sairlib.resume run=DIR``: go on with an interrupted run, or train a finished one for longer.
+"""``python -m sairlib.resume run=DIR``: resume an interrupted run, or train a finished one for longer.
 
-Everything is as the run was started; words behind run=DIR, such as training.epochs=400, change it.
+The run keeps the settings it was started with; words after run=DIR, such as training.epochs=400, change them.
 """
 
 import shlex
@@ -14,20 +14,20 @@ from sairlib.run.study import Result, state_to_resume
 
 
 def resume(run_dir: str | None, changes: list[str]) -> Result:
-    """Go on with the run in ``run_dir``. ``changes`` replace the words it was started with, where both say something.
+    """Resume the run in ``run_dir``. ``changes`` are words of the command line that override those that started it.
 
-    UserError if there is no run to go on with, or the changed settings do not fit its state.
+    UserError if there is no run to resume, or if its state does not fit the changed settings.
     """
     if not run_dir:
         raise UserError("which run? Give its directory: python -m sairlib.resume run=DIR [training.epochs=N ...]")
     directory = Path(run_dir.strip("'\""))
-    state_to_resume(directory, resume=True)  # before anything is read
-    changed = {_key(word) for word in changes}
-    begun = [word for word in build.words_of(directory) if _key(word) not in changed | {"run_dir", "resume"}]
-    words = [*begun, *changes]
+    state_to_resume(directory, resume=True)  # before data is read
+    changed_keys = {_key(word) for word in changes}
+    dropped_keys = changed_keys | {"run_dir", "resume"}
+    words = [*(word for word in build.words_of(directory) if _key(word) not in dropped_keys), *changes]
     config = build.compose([*words, f"run_dir={_quoted(str(directory))}"])
     command = shlex.join(["python", "-m", "sairlib.train", *words, f"run_dir={directory}", "resume=true"])
-    return build.study(config, command, build.kept_words(words)).run(directory, resume=True)
+    return build.study(config, command, build.words_document(words)).run(directory, resume=True)
 
 
 def _key(word: str) -> str:
@@ -35,7 +35,7 @@ def _key(word: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a value on Hydra's command line."""
+    """The text as a quoted value for Hydra's command line."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -45,8 +45,10 @@ def main() -> None:
     if {"-h", "--help"} & set(words):
         print(__doc__)
         return
-    named = [word.partition("=")[2] for word in words if _key(word) == "run"]
-    run_command(lambda: resume(named[-1] if named else None, [word for word in words if _key(word) != "run"]))
+    directories = [word.partition("=")[2] for word in words if _key(word) == "run"]
+    run_command(
+        lambda: resume(directories[-1] if directories else None, [word for word in words if _key(word) != "run"])
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m sairlib.train``: data to trained model to honest table, all of it kept in one run directory."""
+"""``python -m sairlib.train``: trains and tests a model, and writes everything into one run directory."""
 
 import shlex
 import sys
@@ -17,11 +17,11 @@ from sairlib.run.study import state_to_resume
 
 
 def train(config: DictConfig, directory: Path) -> float:
-    """Train and test one model; the test split is touched once, after training, with the weights validation chose.
+    """Train and test one model. The test split is evaluated once, after training, with the weights validation chose.
 
-    Returns the best VALIDATION figure of ``training.monitor``, which is all that a search over settings may see.
+    Returns the best VALIDATION figure of ``training.monitor``: a search over settings must not see test figures.
     """
-    state_to_resume(directory, resume=False)  # before anything is read: the directory may hold another run
+    state_to_resume(directory, resume=False)  # before data is read: the directory may hold another run
     job = HydraConfig.get()
     documents = {
         ".hydra/config.yaml": OmegaConf.to_yaml(config),
@@ -41,23 +41,23 @@ def _hydra_main(config: DictConfig) -> float:
         with plain_errors():
             return train(config, directory)
     except BaseException:
-        # Hydra has made the directory before anything could be checked; what is empty is not worth keeping.
+        # Hydra creates the directory before anything is checked: remove it if it is empty.
         here = Path.cwd()
-        for made in (directory, *directory.parents[:2]):
-            if made not in (here, *here.parents):
+        for folder in (directory, *directory.parents[:2]):
+            if folder not in (here, *here.parents):
                 with suppress(OSError):
-                    made.rmdir()
+                    folder.rmdir()
         raise
 
 
 def main() -> None:
-    """The console script ``sairlib-train``. With resume=true it is ``sairlib-resume``."""
-    said = {name.lstrip("+~"): value for name, _, value in (word.partition("=") for word in sys.argv[1:])}
-    if said.get("resume", "").lower() != "true":
+    """The console script ``sairlib-train``. With resume=true it does what ``sairlib-resume`` does."""
+    settings = {name.lstrip("+~"): value for name, _, value in (word.partition("=") for word in sys.argv[1:])}
+    if settings.get("resume", "").lower() != "true":
         run_command(_hydra_main)
         return
     changes = [word for word in sys.argv[1:] if word.partition("=")[0] not in ("resume", "run_dir")]
-    run_command(lambda: resume(said.get("run_dir"), changes))
+    run_command(lambda: resume(settings.get("run_dir"), changes))
 
 
 if __name__ == "__main__":
