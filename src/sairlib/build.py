@@ -64,7 +64,7 @@ class RunSettings:
 
 def compose(words: Sequence[str]) -> DictConfig:
     """Compose the configuration from words of the command line, inside or outside a Hydra job."""
-    with _separate_hydra():
+    with _hydra_of_its_own():
         if CONFIG_PATH.startswith("pkg://"):
             context: Any = initialize_config_module(CONFIG_PATH.removeprefix("pkg://"), version_base="1.3")
         else:
@@ -127,12 +127,6 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
         recommender, train_objective, store, evaluator, training, config.seed, identity(config, data_split)
     )
     text = OmegaConf.to_yaml(config, resolve=True)
-<<<<<<< HEAD
-=======
-    notes = []
-    if "interests" in config and "n_interests" not in config.model:
-        notes.append(f"{type(recommender).__name__} does not use interests.*")
->>>>>>> 9d817a8 (Commands and assembly: plain words; a split, a model and a configuration are called by their names)
     about = About(
         command,
         config.dataset.name,

@@ -41,13 +41,7 @@ class About:
     settings: Mapping[str, object] = field(default_factory=dict)
     """Hyper-parameters by their dotted names, for TensorBoard."""
     preparing: float = 0.0
-<<<<<<< HEAD
-    """Seconds that the data and the objects took."""
-=======
     """Seconds spent on the data and the objects."""
-    notes: tuple[str, ...] = ()
-    """Lines to print at the start."""
->>>>>>> fb1b145 (Run: plain words in docstrings, comments and messages)
 
 
 @dataclass(frozen=True)
