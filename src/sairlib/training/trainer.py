@@ -95,9 +95,7 @@ class Trainer:
     ) -> None:
         evaluator.settings.check_measured(settings.monitor, "training.monitor")
         if len(store.train_users) == 0:
-            raise UserError(
-                "no user has 2 training actions, so there is nothing to train on: check the filters of the data set"
-            )
+            raise UserError("no user has 2 training actions: nothing to train on; check the filters of the data set")
         objective.check(model)
         model.prepare(store.counts_M)
         self.model = model
