@@ -1,8 +1,8 @@
-"""Count what one has to read to follow a training step of SASRec: the files of sairlib that it runs through.
+"""Count the lines to read to follow a training step of SASRec: those of all files of sairlib that it executes.
 
     python experiments/reading.py
 
-Kernels are left out: each is a plain function, whose fast way need not be known to follow the step.
+Kernels are not counted: each is a plain function, and its fast version is not needed to follow the step.
 """
 
 import sys

@@ -1,11 +1,11 @@
 """Keep the records of finished runs, and write every table of figures from them and from published.yaml.
 
-    python experiments/results.py                       # RESULTS.md, and what is marked as generated in both READMEs
+    python experiments/results.py                       # RESULTS.md, and the generated parts of both READMEs
     python experiments/results.py NAME=RUN_DIR ...      # first copy records (never weights) to experiments/runs/NAME
 
 A run is named CLAIM-sSEED (sair-ml-1m-s1): runs that differ only by seed share a row, with the mean and half the range.
-A row is marked * where training was cut while validation still rose: the best epoch is the last that was looked at, and
-all of ``training.epochs`` were run. Nothing here is typed by hand but what published.yaml says.
+A row is marked * if training ended while validation still rose: the best epoch is the last that was validated, and all
+of ``training.epochs`` were run. Only the figures of published.yaml are typed by hand.
 """
 
 import json
@@ -39,7 +39,7 @@ MARKED = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 
 def keep(name: str, run_dir: Path) -> None:
-    """Copy a finished run's records; SystemExit with a line if it is not finished."""
+    """Copy the records of a finished run to ``RUNS/name``; SystemExit with a message if it is not finished."""
     missing = [record for record in RECORDS if not (run_dir / record).is_file()]
     if missing:
         raise SystemExit(f"error: {run_dir} is not a finished run: no {', '.join(missing)}")
@@ -52,7 +52,7 @@ def keep(name: str, run_dir: Path) -> None:
 
 
 class Run:
-    """What the record of one run says."""
+    """The record of one run."""
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
@@ -62,8 +62,10 @@ class Run:
         self.events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         config = yaml.safe_load((folder / "config.yaml").read_text())
         self.last_epoch = max(event["epoch"] for event in self.events)
-        last_look = max(event["epoch"] for event in self.events if "validation" in event)
-        self.still_rising = self.test["best_epoch"] == last_look and self.last_epoch >= config["training"]["epochs"]
+        last_validated = max(event["epoch"] for event in self.events if "validation" in event)
+        self.still_rising = (
+            self.test["best_epoch"] == last_validated and self.last_epoch >= config["training"]["epochs"]
+        )
         words = [word for word in self.record["command"].split() if "=" in word or word.startswith("~")]
         preset = next((word.removeprefix("experiment=") for word in words if word.startswith("experiment=")), None)
         if preset is None:
@@ -73,13 +75,13 @@ class Run:
         self.preset: str = PUBLISHED["renamed"].get(preset, preset)
         self.resumed = "resume=true" in words
         left_out = ("experiment=", "run_dir=", "seed=", "resume=")
-        differs = [_today(word) for word in words if not word.startswith(left_out)]
-        self.command = " ".join([f"experiment={self.preset}", *differs])
+        changed = [_current(word) for word in words if not word.startswith(left_out)]
+        self.command = " ".join([f"experiment={self.preset}", *changed])
         self.minutes = sum(self.record["seconds"].values()) / 60
 
 
-def _today(word: str) -> str:
-    """A setting by its name of today."""
+def _current(word: str) -> str:
+    """A word of the command line with the current name of its setting."""
     name, _, value = word.partition("=")
     return f"{PUBLISHED['renamed_settings'].get(name, name)}={value}"
 
@@ -93,26 +95,26 @@ class Claim:
         self.about: dict[str, Any] = PUBLISHED["runs"].get(self.name, {})
 
     def figures(self, ranking: str, metrics: tuple[str, ...] = ("ndcg@10", "hr@10"), interval: bool = False) -> str:
-        """NDCG@10 / HR@10; -: not measured in one of the runs."""
+        """The figures of ``metrics``, by default NDCG@10 / HR@10; - if a run did not measure one of them."""
         cells = [self._figure(ranking, metric, interval) for metric in metrics]
         star = " \\*" if any(run.still_rising for run in self.runs) else ""
         return "-" if "-" in cells else " / ".join(cells) + star
 
     def _figure(self, ranking: str, metric: str, interval: bool) -> str:
-        found = [run.test.get(ranking, {}).get(metric) for run in self.runs]
-        if None in found:
+        values = [run.test.get(ranking, {}).get(metric) for run in self.runs]
+        if None in values:
             return "-"
-        if len(found) > 1:
-            return f"{statistics.mean(found):.4f} ± {(max(found) - min(found)) / 2:.4f}"
+        if len(values) > 1:
+            return f"{statistics.mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}"
         low, high = self.runs[0].test["ci95"][ranking][metric]
-        return f"{found[0]:.4f}" + (f" [{low:.4f}, {high:.4f}]" if interval else "")
+        return f"{values[0]:.4f}" + (f" [{low:.4f}, {high:.4f}]" if interval else "")
 
     def published(self) -> list[str]:
-        """What papers report, with sources but for that of the table that the preset's folder is named after."""
+        """The published figures, each with its source unless that is the table that names the preset's folder."""
         return list(self.about.get("published", published_of(self.preset)))
 
     def paper(self) -> str:
-        """The first of these."""
+        """The first published figure."""
         return (self.published() or ["none here"])[0]
 
     def epochs(self) -> str:
@@ -123,7 +125,7 @@ class Claim:
         return f"{statistics.mean(run.minutes for run in self.runs):.0f}"
 
     def command(self) -> str:
-        """In today's names, without seed and folder."""
+        """The command with current names, without seed and folder."""
         resumed = ", resumed" if any(run.resumed for run in self.runs) else ""
         return f"`{_each(run.command for run in self.runs)}`{resumed}"
 
@@ -137,13 +139,13 @@ class Claim:
         return _each((run.test["candidates_sha256"] or "none")[:8] for run in self.runs)
 
     def links(self, up: str) -> str:
-        """To the records; ``up`` leads from the table's file to experiments/."""
+        """Links to the records; ``up`` is the path from the table's file to experiments/."""
         first, *others = self.runs
         more = [f"[{run.name.removeprefix(self.name + '-')}]({up}runs/{run.name})" for run in others]
         return ", ".join([f"[{first.name}]({up}runs/{first.name})", *more])
 
     def trace(self, up: str) -> str:
-        """Where a row comes from, in short; its command stands in RESULTS.md."""
+        """The source of a row in short: record, epoch, split. RESULTS.md has the command."""
         return f"{self.links(up)}: epoch {self.epochs()}, split {self.split()}"
 
 
@@ -153,39 +155,41 @@ def _each(values: Any) -> str:
 
 
 def published_of(preset: str) -> list[str]:
+    """The published figures of a preset, that of its table first."""
     folder, _, name = preset.partition("/")
-    said = PUBLISHED["tables"][folder]["presets"][name]
-    return [*([said["paper"]] if "paper" in said else []), *said.get("also", [])]
+    figures = PUBLISHED["tables"][folder]["presets"][name]
+    return [*([figures["paper"]] if "paper" in figures else []), *figures.get("also", [])]
 
 
 def read() -> dict[str, Claim]:
-    """Every claim that is kept, by its name."""
-    found: dict[str, list[Run]] = {}
+    """Every claim that has records, by its name."""
+    runs_of: dict[str, list[Run]] = {}
     for folder in sorted(RUNS.iterdir()):
         run = Run(folder)
-        found.setdefault(run.claim, []).append(run)
-    return {name: Claim(runs) for name, runs in found.items()}
+        runs_of.setdefault(run.claim, []).append(run)
+    return {name: Claim(runs) for name, runs in runs_of.items()}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def systems(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> str:
-    """The README's systems, published and measured."""
+    """The table of systems in the README: published and measured figures."""
     lines = []
     for row in rows:
         claim = claims[row["run"]]
-        found = [claim.figures("sampled"), claim.figures("full"), claim.trace(up)]
-        if "see" in row:  # there is more than a row of it
-            found = [f"see {row['see']}", "", ""]
-        lines.append([row["model"], row["paper"], row["trained"], claim.paper(), *found])
+        cells = [claim.figures("sampled"), claim.figures("full"), claim.trace(up)]
+        if "see" in row:  # the system has several rows elsewhere
+            cells = [f"see {row['see']}", "", ""]
+        lines.append([row["model"], row["paper"], row["trained"], claim.paper(), *cells])
     return table(["`model=`", "paper", "trained by", "published", "measured", "full ranking", "record"], lines)
 
 
 def results(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> str:
-    """The README's results: fewer columns than ``measured``."""
+    """The table of results in the README, with fewer columns than ``measured``."""
     lines = []
     for row in rows:
         claim = claims[row["run"]]
@@ -195,14 +199,14 @@ def results(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> st
 
 
 def measured(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> str:
-    """A row with all that it can be traced by."""
+    """A table whose rows give command, split and record."""
     lines = []
     for row in rows:
         claim = claims[row["run"]]
         figures = [claim.figures("sampled", interval=True), claim.figures("full", interval=True)]
         trace = [claim.epochs(), claim.minutes(), claim.split(), claim.links(up)]
-        said = "; ".join(claim.published()) or "none on this data"
-        lines.append([row["claim"], claim.command(), said, *figures, *trace, row.get("note", "")])
+        published = "; ".join(claim.published()) or "none on this data"
+        lines.append([row["claim"], claim.command(), published, *figures, *trace, row.get("note", "")])
     head = ["claim", "command", "published NDCG@10 / HR@10", "measured, sampled-100", "measured, full"]
     head += ["best epoch", "minutes", "split", "record", "note"]
     if not any("note" in row for row in rows):
@@ -211,7 +215,7 @@ def measured(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> s
 
 
 def everything(claims: dict[str, Claim]) -> str:
-    """RESULTS.md: each preset of each table, whether measured or not, and every run that is kept of it."""
+    """RESULTS.md: each preset of each table, measured or not, and all its recorded runs."""
     text = [HEAD]
     for folder, about in PUBLISHED["tables"].items():
         text.append(f"## {folder}: {about['title']}\n\n{about['protocol'].strip()}\n")
@@ -223,14 +227,14 @@ def everything(claims: dict[str, Claim]) -> str:
         lines = []
         for name in about["presets"]:
             preset = f"{folder}/{name}"
-            kept = [claim for claim in claims.values() if claim.preset == preset]
-            quality = [claim for claim in kept if not claim.name.startswith("speed-")]  # too short to say anything
+            recorded = [claim for claim in claims.values() if claim.preset == preset]
+            quality = [claim for claim in recorded if not claim.name.startswith("speed-")]  # those are too short
             for claim in quality:
-                said = "; ".join(claim.published()) or "-"
+                published = "; ".join(claim.published()) or "-"
                 figures = [claim.figures(ranking, metrics, interval=True) for ranking in ("sampled", "full")]
                 trace = [claim.epochs(), claim.minutes(), f"{claim.split()}, {claim.candidates()}", claim.commits()]
                 remark = f"; {claim.about['remark']}" if "remark" in claim.about else ""
-                lines.append([f"`{name}`", said, *figures, *trace, claim.command() + remark, claim.links("")])
+                lines.append([f"`{name}`", published, *figures, *trace, claim.command() + remark, claim.links("")])
             if not quality:
                 lines.append([f"`{name}`", "; ".join(published_of(preset)) or "-", *["-"] * 8])
         text.append(table(head, lines))
@@ -239,7 +243,7 @@ def everything(claims: dict[str, Claim]) -> str:
 
 
 def speed(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> str:
-    """The records named speed-*: seconds and memory."""
+    """Seconds and memory of the records named speed-*."""
     lines = []
     for claim in claims.values():
         for run in claim.runs:
@@ -259,7 +263,7 @@ LAYOUTS: dict[str, Callable[..., str]] = {"systems": systems, "results": results
 
 
 def generated() -> dict[Path, str]:
-    """Every file that holds figures, as it should be."""
+    """The text of every file that holds generated figures."""
     claims = read()
     files = {HERE / "RESULTS.md": everything(claims)}
     for path, up in ((HERE.parent / "README.md", "experiments/"), (HERE / "README.md", "")):

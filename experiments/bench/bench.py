@@ -1,10 +1,10 @@
 """sairlib and its peers side by side: one command, alternating, medians with spread, ratios.
 
     python experiments/bench/bench.py                    all rows, into experiments/bench/results.json and RESULTS.md
-    python experiments/bench/bench.py epoch-ml-1m start  these rows; the others keep what they have
+    python experiments/bench/bench.py epoch-ml-1m start  these rows; the other rows keep their figures
 
-Needs the real data sets under SAIRLIB_DATA. Peers get an environment each under ``--work`` (default: bench-work, not to
-be committed), made on first use. A row that needs what is not there is left out, saying so.
+Needs the real data sets under SAIRLIB_DATA. Each peer gets an environment under ``--work`` (default: bench-work; do not
+commit it), created on first use. A row whose data is missing is skipped with a message.
 """
 
 import argparse
@@ -22,14 +22,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bench-work"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=5)
-    told = parser.parse_args()
-    unknown = set(told.rows) - set(ROWS)
+    arguments = parser.parse_args()
+    unknown = set(arguments.rows) - set(ROWS)
     if unknown:
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
-    bench = Bench(told.work.resolve(), told.threads, told.rounds)
+    bench = Bench(arguments.work.resolve(), arguments.threads, arguments.rounds)
     path = HERE / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for name in told.rows or ROWS:
+    for name in arguments.rows or ROWS:
         print(name)
         try:
             results[name] = {"machine": machine(bench), **ROWS[name](bench)}

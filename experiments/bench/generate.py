@@ -1,11 +1,11 @@
-"""Made-up data sets of a given shape, for what no real one at hand is large enough to show.
+"""Synthetic data sets of a given shape, for measurements that need more data than the real data sets have.
 
     python experiments/bench/generate.py FOLDER --users 138493 --items 26744 --actions 20000263
 
-(the defaults, the shape of MovieLens-20M) writes ratings.csv as GroupLens does: rows by user, in no order of time.
+(the defaults, the shape of MovieLens-20M) writes ratings.csv as GroupLens does: rows by user, not ordered by time.
 Every user has at least ``--shortest`` actions and the lengths follow a log-normal curve; items are drawn from a
-Zipf-like curve, repeats allowed. Speed and memory depend on these shapes; what a model learns from such data means
-nothing.
+Zipf-like curve, repeats allowed. The data serves to measure speed and memory; what a model learns from it is
+meaningless.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-AT_ONCE = 2_000_000
+ROWS_AT_ONCE = 2_000_000
 
 
 def lengths(n_users: int, n_actions: int, shortest: int, rng: np.random.Generator) -> np.ndarray:
-    """How many actions each user has; they sum to ``n_actions``."""
+    """How many actions each user has (U); the sum is ``n_actions``."""
     curve = rng.lognormal(0.0, 1.1, n_users)
     spare = n_actions - shortest * n_users
     if spare < 0:
@@ -28,7 +28,7 @@ def lengths(n_users: int, n_actions: int, shortest: int, rng: np.random.Generato
 
 
 def write(folder: Path, n_users: int, n_items: int, n_actions: int, shortest: int, seed: int) -> Path:
-    """``ratings.csv`` in ``folder``; the same arguments give the same bytes."""
+    """Write ``ratings.csv`` into ``folder``; the same arguments give the same bytes."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "ratings.csv"
@@ -37,8 +37,8 @@ def write(folder: Path, n_users: int, n_items: int, n_actions: int, shortest: in
     names = rng.permutation(n_items) + 1  # popular items have no low numbers, as in real catalogues
     with path.open("w") as file:
         file.write("userId,movieId,rating,timestamp\n")
-        for start in range(0, n_actions, AT_ONCE):
-            size = min(AT_ONCE, n_actions - start)
+        for start in range(0, n_actions, ROWS_AT_ONCE):
+            size = min(ROWS_AT_ONCE, n_actions - start)
             items = names[np.searchsorted(popularity, rng.random(size) * popularity[-1])]
             pd.DataFrame(
                 {
@@ -59,5 +59,7 @@ if __name__ == "__main__":
     parser.add_argument("--actions", type=int, default=20_000_263)
     parser.add_argument("--shortest", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    told = parser.parse_args()
-    print(write(told.folder, told.users, told.items, told.actions, told.shortest, told.seed))
+    arguments = parser.parse_args()
+    print(
+        write(arguments.folder, arguments.users, arguments.items, arguments.actions, arguments.shortest, arguments.seed)
+    )

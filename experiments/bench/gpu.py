@@ -1,9 +1,9 @@
-"""What a GPU makes of sairlib: one command that checks it against the CPU and times it; table with date and card.
+"""Check sairlib on a GPU against the CPU, and time it there. The table names the date and the GPU.
 
     python experiments/bench/gpu.py                      all rows on cuda, into GPU.md and gpu.json
-    python experiments/bench/gpu.py --device cpu --few 2  a dry run of every row where there is no card
+    python experiments/bench/gpu.py --device cpu --few 2  a test of every row without a GPU
 
-Needs the real data sets under SAIRLIB_DATA; the generated one is made under ``--work``.
+Needs the real data sets under SAIRLIB_DATA; writes the generated one under ``--work``.
 """
 
 import argparse
@@ -27,11 +27,14 @@ from sairlib.run import runtime
 from sairlib.training.trainer import Trainer
 
 HERE = Path(__file__).parent
-SAIR_TABLE2 = ["training.batch_size=256", "training.betas=[0.9,0.999]"]  # what of that protocol bears on speed
+SAIR_TABLE2 = [
+    "training.batch_size=256",
+    "training.betas=[0.9,0.999]",
+]  # the settings of that protocol that affect speed
 SASREC = ["dataset=ml-1m-sasrec", "model=sasrec", "max_len=200", "model.d=64"]
 SAIR = ["dataset=ml-1m", *SAIR_TABLE2, "max_len=150", "model.d=64", "model=sair"]
 ML_20M = ["dataset=ml-20m", *SAIR_TABLE2, "max_len=150", "model.d=64", "model=sasrec"]
-WAYS = {
+VARIANTS = {
     "fp32": [],
     "bf16": ["training.precision=bf16"],
     "bf16, compiled": ["training.precision=bf16", "training.compile=true"],
@@ -39,9 +42,9 @@ WAYS = {
 
 
 def epoch(trainer: Trainer, batches: int | None = None) -> dict[str, float]:
-    """One epoch, or its first batches: wall time and what the trainer says of its speed."""
+    """One epoch, or its first ``batches``: seconds of wall time, and the speed that the trainer reports."""
     if batches is not None:
-        trainer.store.epoch = lambda *given: SequenceStore.epoch(trainer.store, *given)[:batches]  # type: ignore[method-assign]
+        trainer.store.epoch = lambda *arguments: SequenceStore.epoch(trainer.store, *arguments)[:batches]  # type: ignore[method-assign]
         whole = math.ceil(len(trainer.store.train_users) / trainer.settings.batch_size)
         trainer.steps_per_epoch, trainer.progress.step = min(batches, whole), 0
     with TemporaryDirectory() as folder, closing(Curves(Path(folder))) as log:
@@ -53,20 +56,22 @@ def epoch(trainer: Trainer, batches: int | None = None) -> dict[str, float]:
 
 
 def kernels(trainer: Trainer, batches: int) -> dict[str, Any]:
-    """Time in kernels against wall time of a few batches, and the kernels that take most of it."""
+    """The share of wall time spent in kernels, over a few batches, and the kernels that take the most time."""
     cuda = trainer.store.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
         wall = epoch(trainer, batches)["seconds"]
-    times = {e.key: (e.self_device_time_total if cuda else e.self_cpu_time_total) / 1e6 for e in found.key_averages()}
+    times = {
+        e.key: (e.self_device_time_total if cuda else e.self_cpu_time_total) / 1e6 for e in profiler.key_averages()
+    }
     top = sorted(times, key=lambda key: -times[key])[:5]
     share = round(sum(times.values()) / wall, 2)
     return {"kernel_share": share, "top": {key[:60]: round(times[key], 4) for key in top}}
 
 
 def agreement(device: str) -> dict[str, float]:
-    """Losses of the same three batches without dropout, this device's against the CPU's: the largest relative gap.
+    """Losses of the same three batches without dropout, on this device and on the CPU: the largest relative difference.
 
-    The negatives differ with the device's generator: they are drawn on the CPU for both.
+    Generators of different devices draw different negatives, so both use negatives drawn on the CPU.
     """
     overrides = ["dataset=ml-100k", "model=sasrec", "model.dropout=0"]
     ours, theirs = (study_of([*overrides, f"device={name}"]).trainer for name in ("cpu", device))
@@ -85,7 +90,7 @@ def agreement(device: str) -> dict[str, float]:
 
 
 def evaluation(trainer: Trainer) -> dict[str, float]:
-    """Full ranking alone of all users, the second of two."""
+    """Seconds of full ranking of all users; the first of two runs warms up."""
     for _ in range(2):
         start = time.perf_counter()
         trainer.evaluator.rank(trainer.model, Part.VALIDATION)
@@ -100,33 +105,33 @@ def evaluation(trainer: Trainer) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--few", type=int, help="so many batches instead of an epoch")
+    parser.add_argument("--few", type=int, help="time this many batches instead of an epoch")
     parser.add_argument("--users", type=int, default=138_493, help="of the generated data set")
     parser.add_argument("--work", type=Path, default=Path("bench-work"))
-    told = parser.parse_args()
-    on = [f"device={told.device}"]
-    rows: dict[str, Any] = {"agreement with the CPU": agreement(told.device)}
+    arguments = parser.parse_args()
+    on = [f"device={arguments.device}"]
+    rows: dict[str, Any] = {"agreement with the CPU": agreement(arguments.device)}
     for name, overrides in (("SASRec, ml-1m-sasrec", SASREC), ("SAIR, ml-1m", SAIR)):
-        for way, settings in WAYS.items():
+        for variant, settings in VARIANTS.items():
             trainer = study_of([*overrides, *settings, *on]).trainer
-            epoch(trainer, told.few)  # warms up, and compiles
-            rows[f"{name}, {way}"] = epoch(trainer, told.few) | kernels(trainer, 10)
-            print(name, way, rows[f"{name}, {way}"], flush=True)
-    folder = (told.work / f"generated-{told.users}" / "ml-20m").resolve()
+            epoch(trainer, arguments.few)  # warm-up and compilation
+            rows[f"{name}, {variant}"] = epoch(trainer, arguments.few) | kernels(trainer, 10)
+            print(name, variant, rows[f"{name}, {variant}"], flush=True)
+    folder = (arguments.work / f"generated-{arguments.users}" / "ml-20m").resolve()
     if not (folder / "ratings.csv").exists():
-        generate.write(folder, told.users, 26_744, 144 * told.users, 20, seed=1)
-    data = [f"data.root={folder.parent}", f"data.cache={told.work.resolve() / 'cache'}"]
+        generate.write(folder, arguments.users, 26_744, 144 * arguments.users, 20, seed=1)
+    data = [f"data.root={folder.parent}", f"data.cache={arguments.work.resolve() / 'cache'}"]
     ranked = ["evaluation.n_candidates=0", "evaluation.batch_size=2048", "training.monitor=full/ndcg@10"]
     settings = ["training.batch_size=1024", "training.precision=bf16"]
     trainer = study_of([*ML_20M, *data, *ranked, *settings, *on]).trainer
-    epoch(trainer, told.few or 40)
-    rows["ML-20M's shape, n 150, batch 1024, bf16"] = epoch(trainer, told.few or 40) | kernels(trainer, 10)
+    epoch(trainer, arguments.few or 40)
+    rows["ML-20M's shape, n 150, batch 1024, bf16"] = epoch(trainer, arguments.few or 40) | kernels(trainer, 10)
     rows["full ranking, ML-20M's shape"] = evaluation(trainer)
-    record = {**runtime.describe(torch.device(told.device)), "date": time.strftime("%Y-%m-%d"), "rows": rows}
-    if told.device != "cpu":
+    record = {**runtime.describe(torch.device(arguments.device)), "date": time.strftime("%Y-%m-%d"), "rows": rows}
+    if arguments.device != "cpu":
         (HERE / "gpu.json").write_text(json.dumps(record, indent=1) + "\n")
-        lines = [f"# {record['machine']['accelerator']}, {record['date']}", "", "| row | found |", "|---|---|"]
-        lines += [f"| {name} | {json.dumps(found)} |" for name, found in rows.items()]
+        lines = [f"# {record['machine']['accelerator']}, {record['date']}", "", "| row | figures |", "|---|---|"]
+        lines += [f"| {name} | {json.dumps(figures)} |" for name, figures in rows.items()]
         (HERE / "GPU.md").write_text("\n".join(lines) + "\n")
     print(json.dumps(rows, indent=1))
 

@@ -1,4 +1,4 @@
-"""Systems under test as processes that wait for their turn, and environments for those that are not ours."""
+"""Systems under test, as processes that wait for their turn, and the environments of the peers."""
 
 import json
 import os
@@ -20,14 +20,14 @@ HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 REQUIREMENTS = {
     "rectools": [["torch==2.13.0", "rectools[torch]==0.19.0"]],
-    # Needs an older numpy, pandas, scipy and setuptools than it asks for.
+    # It needs older versions of numpy, pandas, scipy and setuptools than it declares.
     "recbole": [["setuptools<80", "numpy<2", "pandas<2.2", "scipy<1.14", "torch==2.13.0"], ["recbole==1.2.1"]],
 }
 Answer = dict[str, Any]
 
 
 class Bench:
-    """Where things lie, and how systems are started."""
+    """The working folder of the benchmark, and how it starts systems."""
 
     def __init__(self, work: Path, threads: int, rounds: int) -> None:
         self.work = work
@@ -36,11 +36,11 @@ class Bench:
         work.mkdir(parents=True, exist_ok=True)
 
     def python(self, peer: str) -> str:
-        """The interpreter of the peer's environment, made if it is not there."""
+        """The interpreter of the peer's environment, which is created if it is missing."""
         home = self.work / peer
         python = home / "bin" / "python"
         if not (home / "complete").exists():
-            print(f"making an environment for {peer}")
+            print(f"creating an environment for {peer}")
             venv.create(home, with_pip=True, clear=True)
             for packages in REQUIREMENTS[peer]:
                 subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
@@ -54,7 +54,7 @@ class Bench:
         return System(self, self.python(name), name, settings)
 
     def exchange(self, *overrides: str) -> str:
-        """Our training part, evaluated users, targets and candidates, as a file that every peer can read."""
+        """sairlib's training part, evaluated users, targets and candidates, as a file that every peer can read."""
         path = self.work / f"{'-'.join(overrides).replace('=', '-').replace('/', '-')}.npz"
         if not path.exists():
             study = study_of(list(overrides))
@@ -76,14 +76,17 @@ class Bench:
 
 
 class System:
-    """A process that holds one system, built and waiting; ``ask`` has it do one thing and tell how long it took."""
+    """A process that has built one system and waits. ``ask`` makes it do one thing and returns its answer."""
 
     def __init__(self, bench: Bench, python: str, name: str, settings: Answer, checkout: Path = CHECKOUT) -> None:
         self.name = name
         self.log = (bench.work / f"{name}.log").open("w")
         environment = {**os.environ, "OMP_NUM_THREADS": str(bench.threads), "PYTHONPATH": str(checkout / "src")}
         self.process = subprocess.Popen(
-            [python, str(checkout / HERE.relative_to(CHECKOUT) / f"system_{name}.py")],  # each commit has its own
+            [
+                python,
+                str(checkout / HERE.relative_to(CHECKOUT) / f"system_{name}.py"),
+            ],  # each commit has its own script
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -91,10 +94,10 @@ class System:
             env=environment,
             cwd=bench.work,
         )
-        self.made = self._say({**settings, "threads": bench.threads})
+        self.built = self._send({**settings, "threads": bench.threads})
 
     def ask(self, what: str) -> Answer:
-        return self._say({"do": what})
+        return self._send({"do": what})
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -102,10 +105,10 @@ class System:
         self.process.wait()
         self.log.close()
 
-    def _say(self, words: Answer) -> Answer:
+    def _send(self, message: Answer) -> Answer:
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps(words) + "\n")
+            self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:
@@ -117,7 +120,7 @@ class System:
 
 
 def worktree(bench: Bench, commit: str) -> Path:
-    """A checkout of one of our commits."""
+    """A checkout of a commit of sairlib."""
     name = subprocess.run(
         ["git", "-C", CHECKOUT, "rev-parse", "--short", commit], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -129,19 +132,19 @@ def worktree(bench: Bench, commit: str) -> Path:
 
 
 def alternate(systems: list[System], what: str, rounds: int) -> dict[str, list[Answer]]:
-    """``rounds`` rounds after one that does not count, each system once in every round."""
-    found: dict[str, list[Answer]] = {system.name: [] for system in systems}
+    """Ask each system once in each round, for ``rounds`` rounds after a warm-up: the answers by system."""
+    answers: dict[str, list[Answer]] = {system.name: [] for system in systems}
     for number in range(rounds + 1):
         for system in systems:
             answer = system.ask(what)
             print(f"  {what} {number}  {system.name}  {answer['seconds']:.2f} s")
             if number:
-                found[system.name].append(answer)
-    return found
+                answers[system.name].append(answer)
+    return answers
 
 
 def machine(bench: Bench) -> Answer:
-    """What the figures stand on."""
+    """The machine and the versions behind the figures."""
     return {
         **runtime.describe(torch.device("cpu")),
         "threads": bench.threads,

@@ -1,4 +1,4 @@
-"""What the benchmark measures, a function a row, and the table made from what they found."""
+"""What the benchmark measures: a function for each row, and the table of all results."""
 
 import os
 import statistics
@@ -10,7 +10,7 @@ from typing import Any
 import generate
 from harness import HERE, Answer, Bench, System, alternate, median, worktree
 
-# Single settings instead of a protocol's name, so that commits from before there were protocols can be timed as well.
+# Single settings instead of a protocol, so that commits older than the protocols can be timed too.
 ML_1M = ("dataset=ml-1m-sasrec", "model=sasrec", "max_len=200", "model.d=64")
 GAMES = ("dataset=amazon-games", "model=sasrec", "max_len=50", "model.d=64")
 BATCHES = ("training.batch_size=256", "training.betas=[0.9,0.999]")
@@ -21,57 +21,57 @@ SASREC = "sasrec-table3/sasrec-ml-1m-sasrec"
 
 
 def epochs(bench: Bench, overrides: tuple[str, ...], n: int, reach: float) -> Answer:
-    """A training epoch of SASRec (d 64, batch 128, 1 negative), ours and RecTools'."""
+    """A training epoch of SASRec (d 64, batch 128, 1 negative) in sairlib and in RecTools."""
     ours = bench.ours(*overrides)
     theirs = bench.peer("rectools", data=bench.exchange(*overrides), n=n, d=64, batch_size=128, dropout=0.2)
-    found = alternate([ours, theirs], "epoch", bench.rounds)
+    timed = alternate([ours, theirs], "epoch", bench.rounds)
     flops = ours.ask("flops")
     peak = statistics.median(ours.ask("matmul")["flops_per_second"] for _ in range(5))
     close(ours, theirs)
-    mine = median(found["sairlib"])
+    mine = median(timed["sairlib"])
     return {
         "reach": f">= {reach:g} x RecTools",
-        "seconds": spread(found),
-        "ratio": ratio(found, "rectools", "sairlib"),
-        "tokens_per_second": round(median(found["sairlib"], "tokens_per_second")),
-        "padding_share": round(median(found["sairlib"], "padding_share"), 3),
+        "seconds": spread(timed),
+        "ratio": ratio(timed, "rectools", "sairlib"),
+        "tokens_per_second": round(median(timed["sairlib"], "tokens_per_second")),
+        "padding_share": round(median(timed["sairlib"], "padding_share"), 3),
         "utilisation": {name: round(flops[name] / mine / peak, 3) for name in ("needed", "quoted")},
         "peak_gflops": round(peak / 1e9),
-        "peak_memory_gb": {name: round(answers[-1]["peak_bytes"] / 1e9, 2) for name, answers in found.items()},
+        "peak_memory_gb": {name: round(answers[-1]["peak_bytes"] / 1e9, 2) for name, answers in timed.items()},
     }
 
 
 def evaluation(bench: Bench) -> Answer:
-    """Rank for all 6,040 users: ours sampled-100 and full together, RecTools' recommend() of 20 items."""
+    """Ranking for all 6,040 users: sampled-100 and full together in sairlib, recommend() of 20 items in RecTools."""
     ours = bench.ours(*ML_1M)
     theirs = bench.peer("rectools", data=bench.exchange(*ML_1M), n=200, d=64, batch_size=128, dropout=0.2)
     for system in (ours, theirs):
         system.ask("epoch")
-    found = alternate([ours, theirs], "evaluate", bench.rounds)
+    timed = alternate([ours, theirs], "evaluate", bench.rounds)
     close(ours, theirs)
-    return {"reach": ">= 8 x RecTools", "seconds": spread(found), "ratio": ratio(found, "rectools", "sairlib")}
+    return {"reach": ">= 8 x RecTools", "seconds": spread(timed), "ratio": ratio(timed, "rectools", "sairlib")}
 
 
 def sair(bench: Bench) -> Answer:
-    """An epoch of SAIR (L 10, K 3) beside one of SASRec, both ours: n 150, d 64, batch 256."""
+    """An epoch of SAIR (L 10, K 3) and one of SASRec, both in sairlib: n 150, d 64, batch 256."""
     systems = [bench.ours(*PROTOCOL, f"model={model}") for model in ("sair", "sasrec")]
     for system, name in zip(systems, ("sair", "sasrec"), strict=True):
         system.name = name
-    found = alternate(systems, "epoch", bench.rounds)
+    timed = alternate(systems, "epoch", bench.rounds)
     close(*systems)
-    return {"reach": "<= 1.5 x SASRec", "seconds": spread(found), "ratio": ratio(found, "sair", "sasrec")}
+    return {"reach": "<= 1.5 x SASRec", "seconds": spread(timed), "ratio": ratio(timed, "sair", "sasrec")}
 
 
 def models(bench: Bench) -> Answer:
-    """Every other model by its preset for ML-1M (batch, loss and negatives are its own) beside SASRec by its own:
-    seconds an epoch, from a tenth of one; seconds to rank all users; the process's peak memory."""
+    """Every other model with its preset for ML-1M (its own batch, loss and negatives), compared with SASRec's preset:
+    seconds an epoch, from a tenth of one; seconds to rank all users; peak memory of the process."""
     folder = HERE.parents[1] / "conf" / "experiment"
     sasrec = bench.ours(f"experiment={SASREC}")
     sasrec.name = SASREC
     tables = ("sasrec-table3/*-ml-1m-sasrec", "sasrec-protocol/*-ml-1m-sasrec", "sair-table2/sair*-ml-1m")
     paths = sorted(path for table in tables for path in folder.glob(f"{table}.yaml"))
     presets = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-    found: dict[str, Answer] = {}
+    figures: dict[str, Answer] = {}
     for preset in presets:
         if preset in (SASREC, "sasrec-table3/poprec-ml-1m-sasrec"):  # nothing to train in the latter
             continue
@@ -81,7 +81,7 @@ def models(bench: Bench) -> Answer:
         epochs = alternate([sasrec, system], "tenth", bench.rounds)
         ranked = alternate([sasrec, system], "evaluate", 2)
         close(system)
-        found[preset] = {
+        figures[preset] = {
             "epoch": round(median(epochs[preset], "epoch_seconds"), 1),
             "of sasrec's": ratio(epochs, preset, sasrec.name, "epoch_seconds"),
             "rank": round(median(ranked[preset]), 2),
@@ -89,36 +89,39 @@ def models(bench: Bench) -> Answer:
             "peak_gb": round(ranked[preset][-1]["peak_bytes"] / 1e9, 2),
         }
     close(sasrec)
-    return {"reach": "none", "systems": found}
+    return {"reach": "none", "systems": figures}
 
 
 def recbole(bench: Bench) -> Answer:
-    """An epoch of ml-100k, n 50, ours and RecBole's (every prefix a sample: its epoch learns more than ours)."""
+    """An epoch of ml-100k, n 50, in sairlib and in RecBole (every prefix is a sample: an epoch learns more)."""
     overrides = ("dataset=ml-100k", "model=sasrec", "max_len=50", "model.d=64")
     ours = bench.ours(*overrides)
     theirs = bench.peer("recbole", data=bench.exchange(*overrides), n=50, d=64, dropout=0.2)
-    found = alternate([ours, theirs], "epoch", 2)
+    timed = alternate([ours, theirs], "epoch", 2)
     close(ours, theirs)
-    return {"reach": "none: not the same work", "seconds": spread(found), "ratio": ratio(found, "recbole", "sairlib")}
+    return {"reach": "none: not the same work", "seconds": spread(timed), "ratio": ratio(timed, "recbole", "sairlib")}
 
 
 def target(bench: Bench, wanted: float = 0.585, longest: float = 5.0) -> Answer:
-    """Seconds of training epochs alone until validation NDCG@10 (sampled-100) is ``wanted``, looked at every 5 epochs.
+    """Seconds of training, without validation, until NDCG@10 (sampled-100) on validation is ``wanted``; it is measured
+    every 5 epochs.
 
-    The two systems take turns by the epoch; RecTools is stopped when it has taken ``longest`` times as long as ours. Of
-    RecBole a few batches are timed: the time of its first epoch, at whose end it looks for the first time, follows from
-    them, and is the least it could take.
+    sairlib and RecTools train one epoch in turn; RecTools stops after ``longest`` times the seconds of sairlib. Of
+    RecBole only a few batches are timed. They give the time of its first epoch, after which it validates for the first
+    time: the least time it could need.
     """
     data = bench.exchange(*ML_1M)
     ours = bench.ours(*ML_1M)
     theirs = bench.peer("rectools", data=data, n=200, d=64, batch_size=128, dropout=0.2)
-    told: dict[str, Answer] = {system.name: {"seconds": 0.0, "epochs": 0, "ndcg@10": 0.0} for system in (ours, theirs)}
-    first = told[ours.name]
-    while training := [s for s in (ours, theirs) if told[s.name]["ndcg@10"] < wanted]:
-        if training == [theirs] and told[theirs.name]["seconds"] > longest * first["seconds"]:
+    figures: dict[str, Answer] = {
+        system.name: {"seconds": 0.0, "epochs": 0, "ndcg@10": 0.0} for system in (ours, theirs)
+    }
+    first = figures[ours.name]
+    while training := [s for s in (ours, theirs) if figures[s.name]["ndcg@10"] < wanted]:
+        if training == [theirs] and figures[theirs.name]["seconds"] > longest * first["seconds"]:
             break
         for system in training:
-            so_far = told[system.name]
+            so_far = figures[system.name]
             so_far["seconds"] = round(so_far["seconds"] + system.ask("epoch")["seconds"], 1)
             so_far["epochs"] += 1
             if so_far["epochs"] % 5 == 0:
@@ -127,29 +130,29 @@ def target(bench: Bench, wanted: float = 0.585, longest: float = 5.0) -> Answer:
     close(ours, theirs)
     recbole = bench.peer("recbole", data=data, n=200, d=64, dropout=0.2)
     recbole.ask("few")  # the first one warms up
-    timed = recbole.ask("few")
+    few_batches = recbole.ask("few")
     close(recbole)
-    told["recbole"] = {
-        "seconds": round(timed["seconds"] * timed["epoch_batches"] / timed["batches"]),
+    figures["recbole"] = {
+        "seconds": round(few_batches["seconds"] * few_batches["epoch_batches"] / few_batches["batches"]),
         "epochs": 1,
-        "timed": f"{timed['batches']} of {timed['epoch_batches']} batches",
+        "timed": f"{few_batches['batches']} of {few_batches['epoch_batches']} batches",
     }
-    ratios = {name: round(told[name]["seconds"] / first["seconds"], 1) for name in ("rectools", "recbole")}
-    return {"reach": ">= 4 x RecTools, >= 20 x RecBole", "systems": told, "ratio": ratios}
+    ratios = {name: round(figures[name]["seconds"] / first["seconds"], 1) for name in ("rectools", "recbole")}
+    return {"reach": ">= 4 x RecTools, >= 20 x RecBole", "systems": figures, "ratio": ratios}
 
 
 def prepare(bench: Bench) -> Answer:
-    """Read, filter (5-core), split and index 20 M rows from csv; then again from the cache."""
+    """Seconds to read, filter (5-core), split and index 20 M rows from csv, and to load them from the cache."""
     data = generated(bench, "ml-20m")
     cache = bench.work / f"cache-{os.getpid()}"
-    found = {}
+    figures = {}
     for name in ("from csv", "from the cache"):
         filters = ("dataset.filters.user_core=5", "dataset.filters.item_core=5")
         system = bench.ours(*ML_20M, *data, f"data.cache={cache}", *filters, only="split")
         answer = system.ask("split")
         close(system)
-        found[name] = {"seconds": round(answer["seconds"], 2), "peak_gb": round(answer["peak_bytes"] / 1e9, 2)}
-    return {"reach": "<= 20 s and <= 3 GB; from the cache <= 1 s", "systems": found}
+        figures[name] = {"seconds": round(answer["seconds"], 2), "peak_gb": round(answer["peak_bytes"] / 1e9, 2)}
+    return {"reach": "<= 20 s and <= 3 GB; from the cache <= 1 s", "systems": figures}
 
 
 def train_20m(bench: Bench) -> Answer:
@@ -157,20 +160,20 @@ def train_20m(bench: Bench) -> Answer:
     large = bench.ours(*ML_20M, *generated(bench, "ml-20m"), f"data.cache={bench.work / 'cache'}", batches=40)
     small = bench.ours(*PROTOCOL, "model=sasrec", batches=40)
     large.name, small.name = "ml-20m's shape", "ml-1m"
-    found = alternate([large, small], "few", bench.rounds)
+    timed = alternate([large, small], "few", bench.rounds)
     close(large, small)
-    speeds = {name: round(statistics.median(a["tokens_per_second"] for a in found[name])) for name in found}
+    speeds = {name: round(statistics.median(a["tokens_per_second"] for a in timed[name])) for name in timed}
     return {
         "reach": "memory <= 4 GB, tokens/s within 20 % of ml-1m's",
         "tokens_per_second": speeds,
         "ratio": round(speeds["ml-20m's shape"] / speeds["ml-1m"], 2),
-        "peak_memory_gb": {name: round(answers[-1]["peak_bytes"] / 1e9, 2) for name, answers in found.items()},
+        "peak_memory_gb": {name: round(answers[-1]["peak_bytes"] / 1e9, 2) for name, answers in timed.items()},
     }
 
 
 def million(bench: Bench) -> Answer:
-    """1 M items, 10 M actions: steps and full ranking of 1,000 users, with 1 M users and with 100 k; the newest 7 steps
-    of each, so that a batch holds as much with either."""
+    """1 M items, 10 M actions: training steps and full ranking of 1,000 users, with 1 M and with 100 k users. Only the
+    newest 7 steps of each train, so that batches are equally large."""
     shapes = {"1 M users": (1_000_000, 10_000_000), "100 k users": (100_000, 10_000_000)}
     systems = []
     for name, (users, actions) in shapes.items():
@@ -191,46 +194,46 @@ def million(bench: Bench) -> Answer:
 
 
 def start(bench: Bench) -> Answer:
-    """From the start of the process to the end of its first training step, ml-1m-sasrec from the cache."""
-    found = []
+    """Seconds from the start of the process to the end of its first training step; ml-1m-sasrec from the cache."""
+    seconds = []
     for _ in range(bench.rounds + 1):
         before = time.perf_counter()
         system = bench.ours(*ML_1M, batches=1)
         system.ask("few")
-        found.append(time.perf_counter() - before)
+        seconds.append(time.perf_counter() - before)
         close(system)
-    return {"reach": "<= 4 s", "seconds": {"sairlib": summary(found[1:])}}
+    return {"reach": "<= 4 s", "seconds": {"sairlib": summary(seconds[1:])}}
 
 
 def commits(bench: Bench) -> Answer:
-    """SASRec's and SAIR's epoch at several of our own commits: a slowdown would show."""
-    named = os.environ.get("BENCH_COMMITS", "d3f4ea7 HEAD").split()
-    found: dict[str, Answer] = {}
+    """An epoch of SASRec and of SAIR at several commits of sairlib, which would show a slowdown."""
+    commit_names = os.environ.get("BENCH_COMMITS", "d3f4ea7 HEAD").split()
+    figures: dict[str, Answer] = {}
     for model, overrides in {"sasrec": ML_1M, "sair": (*PROTOCOL, "model=sair")}.items():
         systems = []
-        for commit in named:
+        for commit in commit_names:
             systems.append(bench.ours(*overrides, checkout=worktree(bench, commit)))
             systems[-1].name = commit
         answers = alternate(systems, "epoch", bench.rounds)
         close(*systems)
-        found[model] = {"seconds": spread(answers), "ratio": ratio(answers, named[0], named[-1])}
-    return {"reach": "no slowdown", "systems": found}
+        figures[model] = {"seconds": spread(answers), "ratio": ratio(answers, commit_names[0], commit_names[-1])}
+    return {"reach": "no slowdown", "systems": figures}
 
 
 def shares(bench: Bench) -> Answer:
-    """Where a training step's time goes, of those rows that fall short of their reach and of those beside them."""
-    found: dict[str, Answer] = {}
+    """The time of a training step by groups of operators, for rows that miss their reach and for comparable ones."""
+    figures: dict[str, Answer] = {}
     wanted = {"SASRec, ml-1m": ML_1M, "SASRec, games": GAMES, "SASRec, n 150": (*PROTOCOL, "model=sasrec")}
     for name, overrides in {**wanted, "SAIR, n 150": (*PROTOCOL, "model=sair")}.items():
         system = bench.ours(*overrides)
         answer = system.ask("shares")
         close(system)
-        found[name] = {key: answer[key] for key in ("milliseconds_a_step", "operators_a_step", "shares")}
-    return {"reach": "none", "systems": found}
+        figures[name] = {key: answer[key] for key in ("milliseconds_a_step", "operators_a_step", "shares")}
+    return {"reach": "none", "systems": figures}
 
 
 def generated(bench: Bench, name: str, *shape: int) -> tuple[str, ...]:
-    """The overrides that point to generated data of this shape (default: MovieLens-20M's), made if it is not there."""
+    """Overrides for generated data of this shape (default: MovieLens-20M's), which is generated if it is missing."""
     folder = bench.work / "generated" / name / "ml-20m"
     if not (folder / "ratings.csv").exists():
         print(f"  generating {name}")
@@ -249,13 +252,13 @@ def summary(values: list[float]) -> list[float]:
     return [round(value, 3) for value in (statistics.median(values), min(values), max(values))]
 
 
-def spread(found: dict[str, list[Answer]]) -> dict[str, list[float]]:
-    return {name: summary([answer["seconds"] for answer in answers]) for name, answers in found.items()}
+def spread(timed: dict[str, list[Answer]]) -> dict[str, list[float]]:
+    return {name: summary([answer["seconds"] for answer in answers]) for name, answers in timed.items()}
 
 
-def ratio(found: dict[str, list[Answer]], above: str, below: str, key: str = "seconds") -> list[float]:
-    """Of the times in the same round: median, lowest, highest."""
-    pairs = zip(found[above], found[below], strict=True)
+def ratio(timed: dict[str, list[Answer]], above: str, below: str, key: str = "seconds") -> list[float]:
+    """Ratios of the times in the same round: median, lowest, highest."""
+    pairs = zip(timed[above], timed[below], strict=True)
     return [round(value, 2) for value in summary([a[key] / b[key] for a, b in pairs])]
 
 
@@ -277,19 +280,19 @@ ROWS: dict[str, Callable[[Bench], Answer]] = {
 
 
 def markdown(results: Answer) -> str:
-    """The whole table, a section a row."""
+    """The text of RESULTS.md: a section for each row."""
     parts = ["# The benchmark's figures\n", "Written by `bench.py`; every figure is in `results.json`. Seconds are"]
     parts[1] += " [median, lowest, highest]; ratios are of the times within one round.\n"
     for name in ROWS:
         if name not in results:
             continue
-        found = dict(results[name])
-        host = found.pop("machine")
-        row = ROWS[name]
-        told = (row.func if isinstance(row, partial) else row).__doc__ or ""
-        parts.append(f"## {name}\n\n{' '.join(told.split())}\n")
-        table = found.pop("systems") if _is_table(found.get("systems")) else None
-        parts += [f"* {key.replace('_', ' ')}: {_plain(value)}" for key, value in found.items()]
+        figures = dict(results[name])
+        host = figures.pop("machine")
+        measure = ROWS[name]
+        description = (measure.func if isinstance(measure, partial) else measure).__doc__ or ""
+        parts.append(f"## {name}\n\n{' '.join(description.split())}\n")
+        table = figures.pop("systems") if _is_table(figures.get("systems")) else None
+        parts += [f"* {key.replace('_', ' ')}: {_plain(value)}" for key, value in figures.items()]
         git = host["git"] or {"commit": "unknown", "dirty": False}
         where = f"{host['machine']['cpu']}, {host['threads']} threads, torch {host['versions']['torch']}"
         commit = git["commit"][:7] + (" with changes" if git["dirty"] else "")

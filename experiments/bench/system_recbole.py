@@ -1,6 +1,6 @@
 """RecBole's SASRec under test. Settings: ``data`` (see harness.py), ``n``, ``d``, ``dropout``, ``threads``.
 
-Every prefix is a sample of its own there, so ``batch_size`` is RecBole's default of 2,048 prefixes.
+RecBole makes every prefix a separate sample, so ``batch_size`` is its default of 2,048 prefixes.
 """
 
 import logging
@@ -21,12 +21,12 @@ from serve import Answer, serve
 BATCHES = 10
 
 
-def make(asked: dict[str, Any]) -> dict[str, Any]:
-    torch.set_num_threads(asked["threads"])
-    given = np.load(asked["data"])
+def make(settings: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(settings["threads"])
+    exchange = np.load(settings["data"])
     folder = Path(mkdtemp()) / "given"
     folder.mkdir()
-    columns = {"user_id:token": given["sequence_users"], "item_id:token": given["sequence_items"]}
+    columns = {"user_id:token": exchange["sequence_users"], "item_id:token": exchange["sequence_items"]}
     frame = pd.DataFrame(columns)
     frame["timestamp:float"] = np.arange(len(frame))
     frame.to_csv(folder / "given.inter", sep="\t", index=False)
@@ -36,13 +36,13 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
         config_dict={
             "data_path": str(folder.parent),
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-            "MAX_ITEM_LIST_LENGTH": asked["n"],
+            "MAX_ITEM_LIST_LENGTH": settings["n"],
             "n_layers": 2,
             "n_heads": 1,
-            "hidden_size": asked["d"],
-            "inner_size": asked["d"],
-            "hidden_dropout_prob": asked["dropout"],
-            "attn_dropout_prob": asked["dropout"],
+            "hidden_size": settings["d"],
+            "inner_size": settings["d"],
+            "hidden_dropout_prob": settings["dropout"],
+            "attn_dropout_prob": settings["dropout"],
             "hidden_act": "relu",
             "loss_type": "BPR",
             "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1},
@@ -59,16 +59,16 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
     training, validation, _ = data_preparation(config, create_dataset(config))
     model = get_model("SASRec")(config, training.dataset)
     trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
-    done = 0
+    epochs_done = 0
 
     def epoch() -> Answer:
-        nonlocal done
-        trainer._train_epoch(training, done)
-        done += 1
+        nonlocal epochs_done
+        trainer._train_epoch(training, epochs_done)
+        epochs_done += 1
         return {}
 
     def few() -> Answer:
-        """Its first batches; and how many an epoch has."""
+        """The first batches of an epoch, and how many batches an epoch has."""
         start = time.perf_counter()
         trainer._train_epoch(list(islice(training, BATCHES)), 0)
         seconds = time.perf_counter() - start

@@ -1,7 +1,7 @@
 """RecTools' SASRec under test. Settings: ``data`` (see harness.py), ``n``, ``d``, ``batch_size``, ``dropout``,
 ``threads``.
 
-Trained by its own fit_partial(); the epoch is timed from inside.
+Its own fit_partial() trains it; a callback times the epoch from inside.
 """
 
 import time
@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore")
 
 
 class Clock(Callback):
-    """Times an epoch from inside, so that what surrounds fit() does not count."""
+    """Times an epoch from inside, so that the overhead around fit() does not count."""
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.start = time.perf_counter()
@@ -30,11 +30,11 @@ class Clock(Callback):
         self.seconds = time.perf_counter() - self.start
 
 
-def make(asked: dict[str, Any]) -> dict[str, Any]:
-    torch.set_num_threads(asked["threads"])
+def make(settings: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(settings["threads"])
     torch.manual_seed(1)
-    given = np.load(asked["data"])
-    users, items = given["users"], given["items"]
+    exchange = np.load(settings["data"])
+    users, items = exchange["users"], exchange["items"]
     frame = pd.DataFrame({Columns.User: users, Columns.Item: items, Columns.Weight: 1.0})
     frame[Columns.Datetime] = pd.to_datetime(np.arange(len(frame)), unit="s")
     dataset = Dataset.construct(frame)
@@ -53,10 +53,10 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
     model = SASRecModel(
         n_blocks=2,
         n_heads=1,
-        n_factors=asked["d"],
-        dropout_rate=asked["dropout"],
-        session_max_len=asked["n"],
-        batch_size=asked["batch_size"],
+        n_factors=settings["d"],
+        dropout_rate=settings["dropout"],
+        session_max_len=settings["n"],
+        batch_size=settings["batch_size"],
         loss="BCE",
         n_negatives=1,
         lr=0.001,
@@ -66,22 +66,22 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
 
     def epoch() -> Answer:
         model.fit_partial(dataset, min_epochs=1, max_epochs=1)
-        used = next(part for part in model.fit_trainer.callbacks if isinstance(part, Clock))  # a copy of ours
-        return {"seconds": used.seconds}
+        clock = next(callback for callback in model.fit_trainer.callbacks if isinstance(callback, Clock))  # a copy
+        return {"seconds": clock.seconds}
 
     def evaluate() -> Answer:
-        """Recommend 20 items to every user, as its users do; what the scoring below costs does not count."""
+        """Recommend 20 items to every user, as RecTools' users do; the time excludes the scoring for NDCG below."""
         start = time.perf_counter()
-        model.recommend(given["eval_users"], dataset, k=20, filter_viewed=True)
+        model.recommend(exchange["eval_users"], dataset, k=20, filter_viewed=True)
         seconds = time.perf_counter() - start
-        known = model.data_preparator.transform_dataset_u2i(dataset, given["eval_users"])
-        loader = model.data_preparator.get_dataloader_recommend(known, 256)
+        recommended = model.data_preparator.transform_dataset_u2i(dataset, exchange["eval_users"])
+        loader = model.data_preparator.get_dataloader_recommend(recommended, 256)
         user_vectors, item_vectors = model.lightning_model._get_user_item_embeddings(loader, "cpu")
-        candidates = given["candidates"]
+        candidates = exchange["candidates"]
         inside_of = pd.Series(model.data_preparator.item_id_map.to_internal)
-        # Items that nobody has in training have no vector here: they get the padding's.
+        # Items without a training action have no vector in RecTools: they get the padding's.
         inside = torch.from_numpy(inside_of.reindex(candidates.ravel()).fillna(0).to_numpy(np.int64))
-        rows = torch.from_numpy(np.asarray(known.user_id_map.convert_to_internal(given["eval_users"])))
+        rows = torch.from_numpy(np.asarray(recommended.user_id_map.convert_to_internal(exchange["eval_users"])))
         scores = (user_vectors[rows][:, None] * item_vectors[inside.view(candidates.shape)]).sum(-1).numpy()
         return {"seconds": seconds, "ndcg@10": ndcg(scores)}
 

@@ -1,5 +1,5 @@
 """sairlib under test. Settings: ``overrides`` (of the train command), ``threads``; optional: ``only`` = split,
-``batches`` of a short epoch, ``eval_users`` to evaluate on at most."""
+``batches`` (how many a short epoch has), ``eval_users`` (evaluate on this many at most)."""
 
 import math
 import time
@@ -35,14 +35,14 @@ OPERATORS = {
 
 
 def study_of(overrides: list[str]) -> Study:
-    """As the train command builds it."""
+    """The study that the train command would build."""
     return build.study(build.compose(overrides), "", {})
 
 
 def flops_of_an_epoch(trainer: Trainer) -> dict[str, float]:
-    """Operations of an epoch's matrix products over real steps: for each weight and step 2 forwards and 4 backwards.
+    """Operations of an epoch's matrix products over real steps: 2 forwards and 4 backwards for each weight and step.
 
-    ``needed`` counts the causal half of attention, ``quoted`` all of it, as utilisation is mostly given.
+    ``needed`` counts the causal half of attention, ``quoted`` all of it, as papers usually do.
     """
     store, model = trainer.store, trainer.model
     steps_U = (store.train_lengths[store.train_users] - 1).clamp(max=store.max_len).double()
@@ -50,9 +50,9 @@ def flops_of_an_epoch(trainer: Trainer) -> dict[str, float]:
     sampler = trainer.objective.sampler
     scored = (1 + (sampler.n if sampler else 0)) * model.encoder.item_embedding.embedding_dim
     attended = sum(layer.query_key_value.in_features for layer in model.modules() if isinstance(layer, CausalAttention))
-    others = 6 * (weights + scored) * steps_U.sum()
-    needed = others + 6 * attended * (steps_U * (steps_U + 1)).sum()  # step t: t scores and t summands of that width
-    return {"needed": float(needed), "quoted": float(others + 12 * attended * steps_U.square().sum())}
+    linear = 6 * (weights + scored) * steps_U.sum()
+    needed = linear + 6 * attended * (steps_U * (steps_U + 1)).sum()  # step t: t scores and t summands of that width
+    return {"needed": float(needed), "quoted": float(linear + 12 * attended * steps_U.square().sum())}
 
 
 class Curves(RunLog):
@@ -63,21 +63,21 @@ class Curves(RunLog):
             self.speed = values
 
 
-def make(asked: dict[str, Any]) -> dict[str, Any]:
-    torch.set_num_threads(asked["threads"])
-    if asked.get("only") == "split":
-        config = build.compose(asked["overrides"])
+def make(settings: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(settings["threads"])
+    if settings.get("only") == "split":
+        config = build.compose(settings["overrides"])
         return {"split": lambda: {"split_sha256": build.split(config).sha256()}}
-    trainer = study_of(asked["overrides"]).trainer
+    trainer = study_of(settings["overrides"]).trainer
     store = trainer.store
-    if "eval_users" in asked:
+    if "eval_users" in settings:
         for part, (users_E, positions_E) in store._targets.items():
-            store._targets[part] = users_E[: asked["eval_users"]], positions_E[: asked["eval_users"]]
+            store._targets[part] = users_E[: settings["eval_users"]], positions_E[: settings["eval_users"]]
 
     def epoch(batches: int | None = None) -> Answer:
-        """One epoch of the trainer's own loop, or only its first batches."""
+        """One epoch of the trainer's own loop, or its first ``batches``."""
         if batches is not None:
-            store.epoch = lambda *given: SequenceStore.epoch(store, *given)[:batches]  # type: ignore[method-assign]
+            store.epoch = lambda *arguments: SequenceStore.epoch(store, *arguments)[:batches]  # type: ignore[method-assign]
             trainer.steps_per_epoch = batches
         with TemporaryDirectory() as folder, closing(Curves(Path(folder))) as log:
             start = time.perf_counter()
@@ -87,7 +87,7 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
         return {"seconds": seconds, **log.speed}
 
     def tenth() -> Answer:
-        """A tenth of an epoch, and what a whole one would take."""
+        """A tenth of an epoch, and the estimated time of a whole one."""
         whole = math.ceil(len(store.train_users) / trainer.settings.batch_size)
         batches = math.ceil(whole / 10)
         answer = epoch(batches)
@@ -108,7 +108,7 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
         return {"flops_per_second": 4 * 2 * 2048**3 / (time.perf_counter() - start)}
 
     def shares() -> Answer:
-        """The first batches of an epoch: a step's time and operators, and what share of their time goes to which."""
+        """The first batches of an epoch: time and operators of a step, and the share of each group of operators."""
         batches = store.epoch(trainer.settings.batch_size, trainer.settings.length_window, trainer.generator)[:20]
         trainer.model.train()
         for rows in batches:
@@ -117,13 +117,13 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
         for rows in batches:
             trainer.step(rows)
         seconds = time.perf_counter() - start
-        with profile() as found:
+        with profile() as profiler:
             for rows in batches:
                 trainer.step(rows)
-        own = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in found.key_averages()}
+        own = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiler.key_averages()}
         grouped = {group: sum(own.get(name, 0.0) for name in names) for group, names in OPERATORS.items()}
         grouped["autograd and all others"] = sum(own.values()) - sum(grouped.values())
-        calls = sum(event.count for event in found.key_averages() if event.key.startswith("aten::"))
+        calls = sum(event.count for event in profiler.key_averages() if event.key.startswith("aten::"))
         return {
             "milliseconds_a_step": round(1e3 * seconds / len(batches), 2),
             "operators_a_step": calls // len(batches),
@@ -134,7 +134,7 @@ def make(asked: dict[str, Any]) -> dict[str, Any]:
         "epoch": epoch,
         "shares": shares,
         "tenth": tenth,
-        "few": partial(epoch, asked.get("batches", 30)),
+        "few": partial(epoch, settings.get("batches", 30)),
         "evaluate": evaluate,
         "matmul": matmul,
         "flops": lambda: flops_of_an_epoch(trainer),

@@ -1,4 +1,4 @@
-"""The mutants of a file: its syntax tree with one small change, written out again."""
+"""The mutants of a file: copies of its source with one small change in the syntax tree."""
 
 import ast
 import copy
@@ -20,7 +20,7 @@ SHORT = (ast.expr, ast.keyword, ast.arguments, ast.Assign, ast.AnnAssign, ast.Au
 
 
 class Change(NamedTuple):
-    """``setattr(owner, field, new)`` makes the mutant; the text of ``place`` shows it."""
+    """``setattr(owner, field, new)`` makes the change; ``place`` is the node whose text shows it."""
 
     place: ast.AST
     owner: ast.AST
@@ -41,34 +41,34 @@ class Mutant(NamedTuple):
 
 
 def walk(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those whose change says nothing: annotations, decorators, messages, assertions, ``__repr__``."""
+    """All nodes whose change is relevant: not annotations, decorators, messages, assertions and ``__repr__``."""
     yield node
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and not says_nothing(child):
+            if isinstance(child, ast.AST) and not is_irrelevant(child):
                 child.parent = node  # type: ignore[attr-defined]
                 yield from walk(child)
 
 
-def says_nothing(node: ast.AST) -> bool:
+def is_irrelevant(node: ast.AST) -> bool:
     if isinstance(node, ast.If):
         return "TYPE_CHECKING" in ast.unparse(node.test)
-    if isinstance(node, ast.keyword):  # of zip: a guard, never reached
+    if isinstance(node, ast.keyword):  # strict=... of zip: a guard that never acts
         return node.arg == "strict"
     return isinstance(node, (ast.Raise, ast.JoinedStr, ast.Assert)) or getattr(node, "name", "") == "__repr__"
 
 
 def changes(node: ast.AST) -> Iterator[Change]:
-    """Every change that is made at this node."""
+    """All changes at this node."""
     if isinstance(node, ast.Compare):
         for i, op in enumerate(node.ops):
             if type(op) in OPERATORS:
                 yield Change(node, node, "ops", [*node.ops[:i], OPERATORS[type(op)](), *node.ops[i + 1 :]])
     elif isinstance(node, (ast.BinOp, ast.BoolOp, ast.AugAssign)) and type(node.op) in OPERATORS:
         yield Change(node, node, "op", OPERATORS[type(node.op)]())
-    elif isinstance(node, ast.UnaryOp):  # twice is not at all: not not x, --x, ~~x
+    elif isinstance(node, ast.UnaryOp):  # applying the operator twice removes it: not not x, --x, ~~x
         yield Change(node, node, "operand", ast.UnaryOp(node.op, node.operand))
     elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
         value = node.value
@@ -77,7 +77,7 @@ def changes(node: ast.AST) -> Iterator[Change]:
         yield from of_index(node)
     elif isinstance(node, ast.Call):
         for i, keyword in enumerate(node.keywords):
-            if says_nothing(keyword):
+            if is_irrelevant(keyword):
                 continue
             yield Change(node, node, "keywords", [*node.keywords[:i], *node.keywords[i + 1 :]])
         if isinstance(node.func, ast.Name) and node.func.id in NAMES:
@@ -91,7 +91,7 @@ def changes(node: ast.AST) -> Iterator[Change]:
     for field in ("body", "orelse", "finalbody"):
         statements = getattr(node, field, None)
         for i, statement in enumerate(statements if isinstance(statements, list) else []):
-            if may_go(statement, getattr(node, "name", "")):
+            if is_removable(statement, getattr(node, "name", "")):
                 yield Change(statement, node, field, [*statements[:i], ast.Pass(), *statements[i + 1 :]])
 
 
@@ -111,8 +111,8 @@ def of_index(node: ast.Subscript) -> Iterator[Change]:
             yield Change(node, node, "slice", tuple_or_index)
 
 
-def may_go(statement: ast.stmt, function: str) -> bool:
-    """Whether a statement can be left out without an error that says nothing (a name that does not exist)."""
+def is_removable(statement: ast.stmt, function: str) -> bool:
+    """Whether a statement can be removed without a mere NameError."""
     if isinstance(statement, ast.Expr):
         return isinstance(statement.value, ast.Call)
     if isinstance(statement, ast.Assign):
@@ -124,7 +124,7 @@ def may_go(statement: ast.stmt, function: str) -> bool:
 def mutants(module: str, file: str, text: str) -> list[Mutant]:
     """All mutants of a file's text, each once, in the order of the code."""
     tree = ast.parse(text)
-    found: dict[str, Mutant] = {}
+    by_source: dict[str, Mutant] = {}
     for node in list(walk(tree)):
         for place, owner, field, new in changes(node):
             line: int = place.lineno  # type: ignore[attr-defined]
@@ -137,13 +137,13 @@ def mutants(module: str, file: str, text: str) -> list[Mutant]:
             setattr(owner, field, old)
             if statement_goes:
                 before, after = ("the body of " + before, "pass") if node is place else (before, "(left out)")
-            found.setdefault(source, Mutant(module, file, line, difference(before, after), source))
-    found.pop(ast.unparse(tree), None)
-    return list(found.values())
+            by_source.setdefault(source, Mutant(module, file, line, difference(before, after), source))
+    by_source.pop(ast.unparse(tree), None)
+    return list(by_source.values())
 
 
 def shown(node: ast.AST) -> str:
-    """A node's text in one line: of a statement with a body, its head."""
+    """A node's text in one line; of a statement with a body, only its head."""
     short = copy.copy(node)
     if isinstance(short, ast.If):
         short.body, short.orelse = [ast.Pass()], []
@@ -151,16 +151,16 @@ def shown(node: ast.AST) -> str:
 
 
 def difference(before: str, after: str) -> str:
-    """Both, of long ones what differs and a little around it."""
+    """Both texts; of long ones, the part that differs and a little around it."""
     if max(len(before), len(after)) > 120:
-        start = alike(before, after)
-        end = alike(before[start:][::-1], after[start:][::-1])
+        start = shared_start(before, after)
+        end = shared_start(before[start:][::-1], after[start:][::-1])
         before, after = ("..." + text[max(0, start - 40) : len(text) - max(0, end - 40)] for text in (before, after))
         before, after = (text if len(text) <= 160 else text[:157] + "..." for text in (before, after))
     return f"{before}  ->  {after}"
 
 
-def alike(one: str, other: str) -> int:
-    """How many first characters are the same."""
+def shared_start(one: str, other: str) -> int:
+    """How many characters at the start are the same."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -1,12 +1,12 @@
-"""Mutation run: which small changes of the code does no test notice?
+"""Mutation run: find small changes of the code that no test notices.
 
     python experiments/mutation/mutate.py --list                      the mutants, none run
     python experiments/mutation/mutate.py --module losses --sample 20 --seed 1
-    python experiments/mutation/mutate.py --jobs 2 --resume           all of them, going on where it was stopped
+    python experiments/mutation/mutate.py --jobs 2 --resume           all of them, continuing a stopped run
 
-Each mutant is one change in one file, made in a temporary copy of the tree, never in the working tree. It is killed if
-a test fails or takes far too long. This process imports what is slow to import, but nothing of sairlib, and forks
-once for each pytest: a mutant costs the tests' own time (so: Linux or macOS).
+Each mutant is one change in one file of a temporary copy of the tree, never of the working tree. It is killed if a test
+fails or takes far too long. This process imports the modules that are slow to import, but nothing of sairlib, and forks
+for each call of pytest, so that a mutant costs no more than its tests. It needs Linux or macOS.
 """
 
 import argparse
@@ -70,7 +70,7 @@ HERE = Path(__file__).resolve().parent
 TOP = HERE.parents[1]
 KEPT = HERE / "results.jsonl"
 MEMORY = 16 * 2**30
-"""Of address space, for the mutants that would ask for all there is."""
+"""Limit of the address space, for mutants that would allocate all memory."""
 ANOTHER = 99
 PYTEST = [
     "-x",
@@ -85,7 +85,7 @@ SLOW = ("torch._dynamo", "torch.utils.tensorboard", "numpy", "pandas", "hydra", 
 
 
 def copy_tree(to: Path) -> None:
-    """What git knows or would add, as it is now; without the records of runs, which no test reads."""
+    """Copy the tracked files and those that git would add, as they are now, without the records of runs."""
     for name in git("ls-files", "-coz", "--exclude-standard").split("\0"):
         if name and not name.startswith("experiments/runs/") and (TOP / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
@@ -101,11 +101,11 @@ def git(*words: str) -> str:
 
 
 def pytest_in(tree: Path, words: list[str], limit: float, show: bool) -> str:
-    """'passed', 'killed' or 'timeout': these tests in ``tree``, in a process of their own."""
+    """Run these tests in ``tree`` in a separate process: 'passed', 'killed' or 'timeout'."""
     child = os.fork()
     if child == 0:
         try:
-            os.setsid()  # a group of its own, so that what the tests start ends with it
+            os.setsid()  # a new process group, so that processes started by tests end with it
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             os.chdir(tree)
             sys.path.insert(0, str(tree / "src"))
@@ -138,7 +138,7 @@ def pytest_in(tree: Path, words: list[str], limit: float, show: bool) -> str:
 
 
 def start(root: str) -> None:
-    """Each worker has a copy of the tree, and has imported what all tests import: the forks need not."""
+    """Give a worker a copy of the tree, and import slow modules, so that its forks need not."""
     global tree
     for name in SLOW:
         importlib.import_module(name)
@@ -150,7 +150,7 @@ def run(mutant: Mutant, limits: list[float], show: bool = False) -> dict[str, An
     file, outcome, seconds = tree / mutant.file, "survived", []
     original = file.read_text()
     for cached in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
-        cached.unlink()  # it is taken for the file's if size and second are the same
+        cached.unlink()  # Python would use it if size and time in seconds are equal
     file.write_text(mutant.source or original)
     for words, limit in zip(MODULES[mutant.module][1], limits, strict=True):
         begin = time.monotonic()
