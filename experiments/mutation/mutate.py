@@ -36,33 +36,56 @@ GOLDEN = "tests/golden/test_golden.py::test_a_golden_run"
 SAIR = [f"{GOLDEN}[{case}]" for case in ("sair", "sair-full", "sair-label", "sair, raw", "sair, categories")]
 BASIC = [f"{GOLDEN}[{case}]" for case in ("sasrec", "bert4rec")]
 SAMPLED = [f"{GOLDEN}[sasrec, {case}]" for case in ("gbce", "sampled softmax", "shared")]
+WHOLE = "tests/contracts/test_command.py"
+COMMAND = [f"{WHOLE}::test_the_whole_command[{model}]" for model in ("sair", "poprec")]
+COMMAND += [f"{WHOLE}::test_the_best_weights_are_tested_not_the_last"]
+TRAINED = ["tests/training/test_trainer.py", "-k", "not compiled"]
+RANKED = ["tests/evaluation/test_evaluator.py"]
 
-# name -> its file, and the tests that should notice, in stages: the fastest first, the first failure ends it.
+# name -> its file under src/sairlib, and the tests that should notice, in stages: the fastest first, the first failure
+# ends it.
 MODULES: dict[str, tuple[str, list[list[str]]]] = {
-    "metrics": ("src/sairlib/metrics.py", [["tests/test_metrics.py"]]),
-    "losses": ("src/sairlib/losses.py", [["tests/test_losses.py"], ["tests/test_objectives.py"], SAMPLED]),
-    "evaluator": ("src/sairlib/evaluator.py", [["tests/test_evaluator.py"], BASIC[:1], ["tests/test_evaluate.py"]]),
-    "negatives": (
-        "src/sairlib/data/negatives.py",
-        [["tests/data/test_negatives.py", "tests/data/test_sampler.py"], ["tests/test_evaluator.py"], SAMPLED],
+    "metrics": ("evaluation/metrics.py", [["tests/evaluation/test_metrics.py"]]),
+    "statistics": ("evaluation/statistics.py", [["tests/evaluation/test_metrics.py"]]),
+    "rankings": ("evaluation/rankings.py", [RANKED, ["tests/run/test_report.py"], ["tests/test_evaluate.py"]]),
+    "candidates": ("evaluation/candidates.py", [["tests/evaluation/test_candidates.py"], RANKED]),
+    "evaluator": ("evaluation/evaluator.py", [RANKED, BASIC[:1], ["tests/test_evaluate.py"]]),
+    "losses": (
+        "training/losses.py",
+        [["tests/training/test_losses.py"], ["tests/training/test_objectives.py"], SAMPLED],
     ),
-    "split": ("src/sairlib/data/split.py", [["tests/data/test_split.py"], ["tests/data/test_sequences.py"]]),
-    "sequences": (
-        "src/sairlib/data/sequences.py",
-        [["tests/data/test_sequences.py"], ["tests/test_objectives.py"], [*BASIC, f"{GOLDEN}[sasrec, pieces]"]],
+    "negatives": ("training/negatives.py", [["tests/training/test_negatives.py"], RANKED, SAMPLED]),
+    "objectives": ("training/objectives.py", [["tests/training/test_objectives.py"], [*BASIC, f"{GOLDEN}[lightsans]"]]),
+    "settings": ("training/settings.py", [TRAINED, ["tests/test_build.py", "-k", "setting or default"]]),
+    "optimisers": (
+        "training/optimisers.py",
+        [["tests/training/test_optimisers.py", "tests/training/test_guards.py"], TRAINED],
     ),
-    "objectives": ("src/sairlib/objectives.py", [["tests/test_objectives.py"], [*BASIC, f"{GOLDEN}[lightsans]"]]),
-    "interests": ("src/sairlib/nn/interests.py", [["tests/nn/test_interests.py"], ["tests/models/test_sair.py"], SAIR]),
-    "sair": ("src/sairlib/models/sair.py", [["tests/models/test_sair.py"], SAIR, ["tests/contracts", "-k", "sair"]]),
     "trainer": (
-        "src/sairlib/trainer.py",
+        "training/trainer.py",
         [
             BASIC[:1],
-            ["tests/test_trainer.py"],
+            [*TRAINED, "tests/training/test_guards.py"],
             [f"{GOLDEN}[sasrec, {case}]" for case in ("pieces", "by rows", "softmax", "adagrad")],
-            ["tests/test_checkpoint.py", "tests/test_row_adam.py"],
-            ["tests/test_resume.py", "tests/test_train.py"],
+            ["tests/training/test_resume.py", "tests/run/test_checkpoint.py"],
+            ["tests/test_train.py", "tests/training/test_trainer.py::test_compiled_trains_alike"],
         ],
+    ),
+    "split": ("data/split.py", [["tests/data/test_split.py"], ["tests/data/test_sequences.py"]]),
+    "sequences": (
+        "data/sequences.py",
+        [
+            ["tests/data/test_sequences.py"],
+            ["tests/training/test_objectives.py"],
+            [*BASIC, f"{GOLDEN}[sasrec, pieces]"],
+        ],
+    ),
+    "interests": ("nn/interests.py", [["tests/nn/test_interests.py"], ["tests/models/test_sair.py"], SAIR]),
+    "sair": ("models/sair.py", [["tests/models/test_sair.py"], SAIR, ["tests/contracts", "-k", "sair"]]),
+    "study": ("run/study.py", [COMMAND, ["tests/test_train.py"]]),
+    "build": (
+        "build.py",
+        [["tests/test_build.py", "-k", "not compose"], COMMAND, ["tests/test_train.py", "tests/test_evaluate.py"]],
     ),
 }
 
@@ -93,7 +116,8 @@ def copy_tree(to: Path) -> None:
 
 
 def of(module: str) -> list[Mutant]:
-    return mutants(module, MODULES[module][0], (TOP / MODULES[module][0]).read_text())
+    file = f"src/sairlib/{MODULES[module][0]}"
+    return mutants(module, file, (TOP / file).read_text())
 
 
 def git(*words: str) -> str:
@@ -225,7 +249,7 @@ def main() -> None:
     ):
         asked = []
         for module in dict.fromkeys(each.module for each in chosen):
-            whole = Mutant(module, MODULES[module][0], 0, "nothing", "")
+            whole = Mutant(module, f"src/sairlib/{MODULES[module][0]}", 0, "nothing", "")
             plain = pool.apply(run, (whole, [600.0] * len(MODULES[module][1]), bool(told.id)))
             print(f"{module}: the tests on the code as it is take {plain['seconds']} s", flush=True)
             if plain["outcome"] != "survived":
