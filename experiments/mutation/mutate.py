@@ -243,6 +243,16 @@ def main() -> None:
         KEPT.write_text("".join(json.dumps(row) + "\n" for row in rows))
     # The tests' own default is beside the checkout, which the copies are not in.
     os.environ.setdefault("SAIRLIB_TEST_DATA", str(TOP.parent / "shared" / "data"))
+
+    def record(found: dict[str, Any]) -> None:
+        """At once, so that what is interrupted can be resumed."""
+        row = {**found, "commit": commit}
+        print(f"{row['outcome']:8} {row['id']} {row['file']}:{row['line']}  {row['what']}", flush=True)
+        if not told.id:
+            rows.append(row)
+            with KEPT.open("a") as kept:
+                kept.write(json.dumps(row) + "\n")
+
     with (
         tempfile.TemporaryDirectory() as root,
         multiprocessing.get_context("fork").Pool(told.jobs, start, (root,)) as pool,
@@ -255,14 +265,10 @@ def main() -> None:
             if plain["outcome"] != "survived":
                 sys.exit(f"{module}: the tests fail on the code as it is: call it with --id and any mutant to see how")
             limits = [20 + 5 * seconds for seconds in plain["seconds"]]
-            asked += [pool.apply_async(run, (each, limits, bool(told.id))) for each in chosen if each.module == module]
+            own = [each for each in chosen if each.module == module]
+            asked += [pool.apply_async(run, (each, limits, bool(told.id)), callback=record) for each in own]
         for answer in asked:
-            row = {**answer.get(), "commit": commit}
-            print(f"{row['outcome']:8} {row['id']} {row['file']}:{row['line']}  {row['what']}", flush=True)
-            if not told.id:
-                rows.append(row)
-                with KEPT.open("a") as kept:
-                    kept.write(json.dumps(row) + "\n")
+            answer.get()
     if not told.id:
         sample = f"{told.sample} of each module, seed {told.seed}" if told.sample else "all mutants"
         head = f"Commit {commit}; {sample}; {os.cpu_count()} cores, {platform.platform()}."
