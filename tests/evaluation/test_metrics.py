@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sairlib.evaluation.metrics import all_metrics, hr, mrr, ndcg
+from sairlib.evaluation.rankings import Ranks
 from sairlib.evaluation.statistics import bootstrap_interval
 
 
@@ -81,3 +82,13 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     intervals = [bootstrap_interval(draw[:, None], n_resamples=200, seed=i) for i, draw in enumerate(draws)]
     covered = np.mean([low[0] <= 0.3 <= high[0] for low, high in intervals])
     assert 0.88 <= covered <= 0.99
+
+
+def test_every_user_is_drawn_and_as_often_as_any_other() -> None:
+    """Of four users one differs, whichever: the intervals are alike, and reach from none of it to three quarters."""
+    low, high = bootstrap_interval(np.eye(4))
+    assert low.tolist() == [0.0] * 4 and high.tolist() == [0.75] * 4
+
+
+def test_the_tie_share_counts_who_ties_with_anything() -> None:
+    assert Ranks(np.array([3, 0, 0, 5]), np.array([0, 1, 2, 0])).tie_share == 0.5

@@ -6,12 +6,19 @@ from functools import partial
 
 import pytest
 import torch
+from grams import Bigram, M
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import split
 
-from sairlib.training.losses import BCE, GBCE, DrawnLoss
+from sairlib.batch import PAD, Negatives
+from sairlib.data.sequences import SequenceStore
+from sairlib.errors import UserError
+from sairlib.nn.kernels import parts
+from sairlib.training.losses import BCE, GBCE, DrawnLoss, Loss
+from sairlib.training.negatives import Uniform
 from sairlib.training.pairwise_losses import BPR, BPRMax, Hinge
-from sairlib.training.softmax_losses import SampledSoftmax
+from sairlib.training.softmax_losses import SampledSoftmax, Softmax
 
 N_ITEMS = 9
 
@@ -123,3 +130,34 @@ def test_logq_makes_the_sample_s_sum_that_of_the_catalogue() -> None:
     counts = torch.ones_like(scores, dtype=torch.bool)
     sums = SampledSoftmax().cost(scores, counts, (8 * chances[drawn]).log()).exp() - 1
     assert sums.mean().item() == pytest.approx(catalogue.exp().sum().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("loss", [*(loss for loss, _ in PAIRS), Softmax()], ids=str)
+def test_computed_by_parts_a_cost_is_what_it_is_whole(
+    loss: Loss, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 rows, in parts of 32. Some ask about nothing, some about their first or their second target alone."""
+    torch.manual_seed(0)
+    model, states_XD = Bigram(), torch.randn(200, M + 1, requires_grad=True)
+    targets_XS = torch.randint(1, M + 1, (200, 2)) * (torch.rand(200, 2) < 0.4)
+    assert len(targets_XS.sign().unique(dim=0)) == 4
+    items = torch.randint(1, M + 1, (1, 1, 1, 5) if shared else (200, 2, 5))
+    negatives = Negatives(items, torch.rand(items.shape), shared)
+
+    def costs_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        costs_XS = loss.each(model, states_XD, targets_XS, negatives)
+        (gradient_XD,) = torch.autograd.grad(costs_XS.sum(), states_XD)
+        return costs_XS.detach(), gradient_XD
+
+    whole_XS, gradient_XD = costs_and_gradient()
+    monkeypatch.setattr(parts, "SCORES_IN_CACHE", 1)
+    torch.testing.assert_close(costs_and_gradient(), (whole_XS, gradient_XD))
+    assert whole_XS[targets_XS != PAD].mean() > 0.1 and not whole_XS[targets_XS == PAD].any()
+
+
+def test_gbce_takes_all_other_items_as_negatives_and_no_more() -> None:
+    known = SequenceStore(split([[1, 2, 3, 4]], N_ITEMS), 5, torch.device("cpu"))
+    GBCE(N_ITEMS).check(Bigram(), Uniform(known, N_ITEMS - 1))
+    with pytest.raises(UserError, match=r"^negatives\.n=9: loss=gbce takes at most the 8 other items$"):
+        GBCE(N_ITEMS).check(Bigram(), Uniform(known, N_ITEMS))

@@ -81,3 +81,20 @@ def test_fewer_than_one_is_refused(kind: Callable[..., Sampler], n: int) -> None
 def test_a_power_that_has_no_meaning_is_refused(power: float) -> None:
     with pytest.raises(UserError, match=r"^power=.*: must be 0 or more$"):
         Popular(STORE, 5, power)
+
+
+@pytest.mark.parametrize("kind", [Uniform, Shared, Popular])
+def test_the_generator_alone_decides_the_draw(kind: Callable[..., Sampler]) -> None:
+    sampler, found = kind(STORE, 50), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(found))  # of no consequence
+        found.append(sampler.begin(torch.Generator().manual_seed(seed))(USERS, (3, 2)).items_BNSC)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_what_is_expected_of_a_single_unseen_item_and_of_none() -> None:
+    """Users who have had all but one item, and all: the one is drawn every time, and there is nothing to draw."""
+    store = SequenceStore(split([[1, 2, 3, 1, 1], [1, 2, 3, 4, 1, 1]], 4), 5, torch.device("cpu"))
+    found = Uniform(store, 6).begin(torch.Generator().manual_seed(0))(torch.tensor([0, 1]), (1, 1))
+    assert found.items_BNSC.flatten(1).tolist() == [[4] * 6, [PAD] * 6]
+    assert found.log_expected.flatten().tolist() == pytest.approx([math.log(6), math.log(6)])
