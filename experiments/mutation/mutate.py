@@ -47,7 +47,10 @@ RANKED = ["tests/evaluation/test_evaluator.py"]
 MODULES: dict[str, tuple[str, list[list[str]]]] = {
     "metrics": ("evaluation/metrics.py", [["tests/evaluation/test_metrics.py"]]),
     "statistics": ("evaluation/statistics.py", [["tests/evaluation/test_metrics.py"]]),
-    "rankings": ("evaluation/rankings.py", [RANKED, ["tests/run/test_report.py"], ["tests/test_evaluate.py"]]),
+    "rankings": (
+        "evaluation/rankings.py",
+        [RANKED, ["tests/evaluation/test_metrics.py", "tests/run/test_report.py"], ["tests/test_evaluate.py"]],
+    ),
     "candidates": ("evaluation/candidates.py", [["tests/evaluation/test_candidates.py"], RANKED]),
     "evaluator": ("evaluation/evaluator.py", [RANKED, BASIC[:1], ["tests/test_evaluate.py"]]),
     "losses": (
@@ -55,7 +58,14 @@ MODULES: dict[str, tuple[str, list[list[str]]]] = {
         [["tests/training/test_losses.py"], ["tests/training/test_objectives.py"], SAMPLED],
     ),
     "negatives": ("training/negatives.py", [["tests/training/test_negatives.py"], RANKED, SAMPLED]),
-    "objectives": ("training/objectives.py", [["tests/training/test_objectives.py"], [*BASIC, f"{GOLDEN}[lightsans]"]]),
+    "objectives": (
+        "training/objectives.py",
+        [
+            ["tests/training/test_objectives.py"],
+            ["tests/training/test_guards.py", "-k", "large_tables or weighs"],
+            [*BASIC, f"{GOLDEN}[lightsans]"],
+        ],
+    ),
     "settings": ("training/settings.py", [TRAINED, ["tests/test_build.py", "-k", "setting or default"]]),
     "optimisers": (
         "training/optimisers.py",
@@ -65,7 +75,7 @@ MODULES: dict[str, tuple[str, list[list[str]]]] = {
         "training/trainer.py",
         [
             BASIC[:1],
-            [*TRAINED, "tests/training/test_guards.py"],
+            [*TRAINED, "tests/training/test_guards.py", "tests/training/test_figures.py"],
             [f"{GOLDEN}[sasrec, {case}]" for case in ("pieces", "by rows", "softmax", "adagrad")],
             ["tests/training/test_resume.py", "tests/run/test_checkpoint.py"],
             ["tests/test_train.py", "tests/training/test_trainer.py::test_compiled_trains_alike"],

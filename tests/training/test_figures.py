@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from ring import trainer
+from trainer_helpers import make_trainer
 
 from sairlib.training import trainer as module
 from sairlib.training.trainer import FLUSH, Trainer
@@ -37,7 +37,7 @@ class Kept:
 
 def timed(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Trainer, Kept]:
     """A run by a clock on which a step takes 2 seconds, a ranking 5, and nothing else any time."""
-    made, log, clock = trainer(**settings), Kept(), SimpleNamespace(now=1000.0)
+    trainer, log, clock = make_trainer(**settings), Kept(), SimpleNamespace(now=1000.0)
 
     def takes(seconds: float, function: Any) -> Any:
         def slow(*given: Any) -> Any:
@@ -47,15 +47,15 @@ def timed(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Trainer, Ke
         return slow
 
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr(made, "step", takes(2.0, made.step))
-    monkeypatch.setattr(made.evaluator, "rank", takes(5.0, made.evaluator.rank))
-    made.fit(log)
-    return made, log
+    monkeypatch.setattr(trainer, "step", takes(2.0, trainer.step))
+    monkeypatch.setattr(trainer.evaluator, "rank", takes(5.0, trainer.evaluator.rank))
+    trainer.fit(log)
+    return trainer, log
 
 
 def test_times_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, log = timed(monkeypatch, epochs=4, eval_every=2, batch_size=16)  # 3 batches an epoch
-    tokens = made.store.n_train_steps
+    trainer, log = timed(monkeypatch, epochs=4, eval_every=2, batch_size=16)  # 3 batches an epoch
+    tokens = trainer.store.n_train_steps
     epochs = [values for values in log.groups["speed"] if "steps_per_second" in values]
     assert [values["steps_per_second"] for values in epochs] == [3 / 6] * 4
     assert [values["tokens_per_second"] for values in epochs] == pytest.approx([tokens / 6] * 4)
@@ -63,16 +63,16 @@ def test_times_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rankings == [5.0, 5.0]
     assert [record["seconds"] for record in log.records if "train" in record] == [6.0] * 4
     assert [record["seconds"] for record in log.records if "validation" in record] == [5.0] * 2
-    assert made.progress.seconds == 4 * 6 + 2 * 5
+    assert trainer.progress.seconds == 4 * 6 + 2 * 5
 
 
 def test_the_share_of_padding_is_over_all_batches_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, log = timed(monkeypatch, epochs=1, batch_size=1000)
-    lengths_U = made.store.train_steps(made.store.train_users)
+    trainer, log = timed(monkeypatch, epochs=1, batch_size=1000)
+    lengths_U = trainer.store.train_steps(trainer.store.train_users)
     (values,) = (values for values in log.groups["speed"] if "padding_share" in values)
     assert values["padding_share"] == pytest.approx(1 - float(lengths_U.double().mean() / lengths_U.max()))
     assert 0.05 < values["padding_share"] < 0.95
-    made, log = timed(monkeypatch, epochs=1, batch_size=1)
+    trainer, log = timed(monkeypatch, epochs=1, batch_size=1)
     (values,) = (values for values in log.groups["speed"] if "padding_share" in values)
     assert values["padding_share"] == 0.0
 
@@ -82,11 +82,11 @@ def test_the_gradient_s_norm_is_written_down_however_many_steps_there_are(
     batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the end of an epoch it is that of its last step; more than ``FLUSH`` steps are looked at several times."""
-    made, log = timed(monkeypatch, epochs=1, batch_size=batch_size)
-    gradients = [p.grad for p in made.model.parameters() if p.grad is not None]
+    trainer, log = timed(monkeypatch, epochs=1, batch_size=batch_size)
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
     looks = log.groups["train"]
-    assert len(looks) == (2 if batch_size == 1 else 1) and made.steps_per_epoch == (40 if batch_size == 1 else 3)
-    assert made.steps_per_epoch in (3, 2 * FLUSH)
+    assert len(looks) == (2 if batch_size == 1 else 1) and trainer.steps_per_epoch == (40 if batch_size == 1 else 3)
+    assert trainer.steps_per_epoch in (3, 2 * FLUSH)
     assert looks[-1]["gradient_norm"] == pytest.approx(float(torch.nn.utils.get_total_norm(gradients)))
     (epoch,) = log.groups["epoch"]
     assert epoch["gradient_norm"] == pytest.approx(sum(look["gradient_norm"] for look in looks) / len(looks))

@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 import torch
-from grams import Bigram, M
+from tiny_models import Bigram, M
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import split
+from small_data import make_split
 
 from sairlib.batch import PAD, Negatives
 from sairlib.data.sequences import SequenceStore
@@ -157,7 +157,7 @@ def test_computed_by_parts_a_cost_is_what_it_is_whole(
 
 
 def test_gbce_takes_all_other_items_as_negatives_and_no_more() -> None:
-    known = SequenceStore(split([[1, 2, 3, 4]], N_ITEMS), 5, torch.device("cpu"))
-    GBCE(N_ITEMS).check(Bigram(), Uniform(known, N_ITEMS - 1))
+    store = SequenceStore(make_split([[1, 2, 3, 4]], N_ITEMS), 5, torch.device("cpu"))
+    GBCE(N_ITEMS).check(Bigram(), Uniform(store, N_ITEMS - 1))
     with pytest.raises(UserError, match=r"^negatives\.n=9: loss=gbce takes at most the 8 other items$"):
-        GBCE(N_ITEMS).check(Bigram(), Uniform(known, N_ITEMS))
+        GBCE(N_ITEMS).check(Bigram(), Uniform(store, N_ITEMS))

@@ -94,7 +94,7 @@ def test_the_generator_alone_decides_the_draw(kind: Callable[..., Sampler]) -> N
 
 def test_what_is_expected_of_a_single_unseen_item_and_of_none() -> None:
     """Users who have had all but one item, and all: the one is drawn every time, and there is nothing to draw."""
-    store = SequenceStore(split([[1, 2, 3, 1, 1], [1, 2, 3, 4, 1, 1]], 4), 5, torch.device("cpu"))
+    store = SequenceStore(make_split([[1, 2, 3, 1, 1], [1, 2, 3, 4, 1, 1]], 4), 5, torch.device("cpu"))
     found = Uniform(store, 6).begin(torch.Generator().manual_seed(0))(torch.tensor([0, 1]), (1, 1))
     assert found.items_BNSC.flatten(1).tolist() == [[4] * 6, [PAD] * 6]
     assert found.log_expected.flatten().tolist() == pytest.approx([math.log(6), math.log(6)])
