@@ -254,9 +254,9 @@ def test_what_needs_categories_says_so(options: dict[str, Any]) -> None:
 
 
 def test_the_entropy_of_two_interests_is_between_one_alone_and_both_alike() -> None:
-    model = made(n_interests=2, top_k=2)
+    model = make_model(n_interests=2, top_k=2)
     assert float(model.diagnose(history(padded()))["interest_entropy"]) == pytest.approx(1.0)
-    model = made(n_interests=2, top_k=1)
+    model = make_model(n_interests=2, top_k=1)
     found = model.diagnose(history(padded()))
     share = found["kept_share"].double()
     entropy = -(share * share.clamp_min(1e-12).log2()).sum()

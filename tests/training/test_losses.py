@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_models import Bigram, M
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import make_split
+from tiny_models import Bigram, M
 
 from sairlib.batch import PAD, Negatives
 from sairlib.data.sequences import SequenceStore
