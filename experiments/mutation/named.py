@@ -62,7 +62,7 @@ ALL = [
         TRAINER,
         "self.model.after_step()",
         "pass",
-        f"{GUARDS}points_that_are_held_to_a_ball_are_in_it_after_every_step",
+        f"{GUARDS}points_limited_to_a_ball_are_in_it_after_every_step",
     ),
     Named(
         "no prepare()",
@@ -93,7 +93,7 @@ ALL = [
         ROWS,
         "isinstance(module, Table) and not module.whole",
         "isinstance(module, Table)",
-        "contracts/test_rows.py::test_what_is_marked_whole_is_left_to_adam",
+        "contracts/test_rows.py::test_tables_marked_whole_are_updated_by_adam",
     ),
     Named(
         "tables by rows: small ones too",
@@ -121,14 +121,14 @@ ALL = [
         ROWS,
         "if not follows(betas):",
         "if False:",
-        "training/test_optimisers.py::test_betas_under_which_a_row_would_owe_without_end_are_refused",
+        "training/test_optimisers.py::test_betas_under_which_updates_of_a_row_do_not_shrink_are_refused",
     ),
     Named(
         "RowAdam: rows written in evaluation",
         ROWS,
         "if torch.is_grad_enabled():",
         "if True:",
-        f"{GUARDS}what_is_looked_up_without_gradients_writes_nothing",
+        f"{GUARDS}a_lookup_without_gradients_writes_nothing",
     ),
     Named(
         "RowAdam: writes though nothing is behind",
@@ -149,7 +149,7 @@ ALL = [
         ROWS,
         "if weight.grad is None:",
         "if False:",
-        f"{GUARDS}a_step_without_a_lookup_still_moves_what_was_looked_up_before",
+        f"{GUARDS}a_step_without_a_lookup_still_moves_rows_looked_up_before",
     ),
     Named(
         "no catching up after an epoch",
@@ -189,8 +189,8 @@ ALL = [
     Named(
         "diagnosis without eval()",
         TRAINER,
-        "        self.model.eval()\n        shown =",
-        "        shown =",
+        "        self.model.eval()\n        history =",
+        "        history =",
         f"{GUARDS}a_model_is_diagnosed_as_it_ranks_without_dropout",
     ),
     *(
