@@ -206,17 +206,23 @@ def start(bench: Bench) -> Answer:
 
 
 def commits(bench: Bench) -> Answer:
-    """An epoch of SASRec and of SAIR at several commits of sairlib, which would show a slowdown."""
+    """Epochs and ranking at several commits of sairlib (BENCH_COMMITS="OLD NEW"), which would show a slowdown."""
     commit_names = os.environ.get("BENCH_COMMITS", "d3f4ea7 HEAD").split()
+    tasks: dict[str, tuple[tuple[str, ...], str]] = {
+        "epoch-ml-1m": (ML_1M, "epoch"),
+        "epoch-games": (GAMES, "epoch"),
+        "sair": ((*PROTOCOL, "model=sair"), "epoch"),
+        "evaluation": (ML_1M, "evaluate"),
+    }
     figures: dict[str, Answer] = {}
-    for model, overrides in {"sasrec": ML_1M, "sair": (*PROTOCOL, "model=sair")}.items():
+    for name, (overrides, task) in tasks.items():
         systems = []
         for commit in commit_names:
             systems.append(bench.ours(*overrides, checkout=worktree(bench, commit)))
             systems[-1].name = commit
-        answers = alternate(systems, "epoch", bench.rounds)
+        answers = alternate(systems, task, bench.rounds)
         close(*systems)
-        figures[model] = {"seconds": spread(answers), "ratio": ratio(answers, commit_names[0], commit_names[-1])}
+        figures[name] = {"seconds": spread(answers), "ratio": ratio(answers, commit_names[0], commit_names[-1])}
     return {"reach": "no slowdown", "systems": figures}
 
 
