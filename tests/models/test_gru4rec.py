@@ -147,12 +147,12 @@ def test_gates_start_xavier_uniform_each_by_itself() -> None:
 @pytest.mark.parametrize(("name", "loss"), [("gru4rec", "BPR"), ("gru4rec-plus", "BPRMax")])
 def test_each_name_has_the_loss_of_its_paper_and_may_be_given_another(name: str, loss: str) -> None:
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        assert compose("train", overrides=[f"model={name}"]).loss._target_ == f"sairlib.training.losses.{loss}"
+        assert compose("train", overrides=[f"model={name}"]).loss._target_ == f"sairlib.training.pairwise_losses.{loss}"
         experiment = compose("train", overrides=[f"experiment=sasrec-table3/{name}-ml-1m-sasrec"])
-        assert experiment.loss._target_ == f"sairlib.training.losses.{loss}"
+        assert experiment.loss._target_ == f"sairlib.training.pairwise_losses.{loss}"
         assert experiment.negatives._target_ == "sairlib.training.negatives.Popular"
         other = compose("train", overrides=[f"model={name}", "loss=softmax"])
-        assert other.loss._target_ == "sairlib.training.losses.Softmax"
+        assert other.loss._target_ == "sairlib.training.softmax_losses.Softmax"
 
 
 @pytest.mark.parametrize(
