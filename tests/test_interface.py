@@ -53,6 +53,7 @@ def test_a_study_is_the_same_twice_in_a_process_whatever_is_drawn_between(home: 
     torch.rand(7)
     two = second.run(home / "two")
     assert one.test == two.test and one.validation == two.validation and one.best_epoch == two.best_epoch
+    assert sairlib.study(*WORDS, "seed=2").run(home / "other").test != one.test
     with pytest.raises(sairlib.UserError, match="this study has already run"):
         first.run(home / "three")
     assert not (home / "three").exists()
