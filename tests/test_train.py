@@ -233,6 +233,7 @@ def test_multirun_makes_a_directory_for_each_job(home: Path, command: Command) -
         (["max_len=0"], ["max_len=0"]),
         (["max_len=long"], ["max_len", "long"]),
         (["resume=perhaps"], ["resume", "perhaps"]),
+        (["model=sasrec", "+interests=ml-20m"], ["interests", "only SAIR's models"]),
         (["interests.top_k=11"], ["11"]),
         (["interests.top_k=0"], ["0"]),
         (["interests.n_interests=0"], ["0"]),

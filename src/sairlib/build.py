@@ -140,6 +140,8 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
 
 def check_run(config: DictConfig) -> None:
     """UserError for a value of the wrong type, or out of range, at the top level of the configuration."""
+    if "interests" in config and "n_interests" not in config.model:
+        raise UserError("interests: only SAIR's models have interests; leave the group out")
     top = {name: config[name] for name in RunSettings.__dataclass_fields__}
     settings(OmegaConf.create({"": top}), "", RunSettings)
 
