@@ -186,3 +186,8 @@ def test_movielens_100k_has_the_split_of_file_order(real_data: Callable[[str], P
     tested = {int(data.user_ids[u]): int(data.item_ids[data.items[data.offsets[u + 1] - 1] - 1]) for u in range(943)}
     assert tested == {user: item for user, (_, item) in last.items()}
     assert len(split.eval_users) == 943
+
+
+def test_chronological_takes_four_fifths_by_default() -> None:
+    split = chronological(make_split([(0, i, i) for i in range(10)]).dataset)
+    assert split.train_lengths.tolist() == [7] and split.test.positions_E.tolist() == [8]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -98,3 +99,16 @@ def test_what_is_expected_of_a_single_unseen_item_and_of_none() -> None:
     found = Uniform(store, 6).begin(torch.Generator().manual_seed(0))(torch.tensor([0, 1]), (1, 1))
     assert found.items_BNSC.flatten(1).tolist() == [[4] * 6, [PAD] * 6]
     assert found.log_expected.flatten().tolist() == pytest.approx([math.log(6), math.log(6)])
+
+
+@pytest.mark.parametrize("kind", [Uniform, Shared, Popular])
+def test_a_single_one_is_enough(kind: Callable[..., Sampler]) -> None:
+    assert drawn(kind(STORE, 1)).items_BNSC.shape[-1] == 1
+
+
+@pytest.mark.parametrize("kind", [Shared, Popular])
+def test_chances_that_round_to_less_than_1_draw_the_last_item_and_none_beyond(kind: Callable[..., Any]) -> None:
+    sampler = kind(STORE, 500)
+    sampler.cumulated_M = sampler.cumulated_M * 0.5  # as rounding might, but more
+    found = drawn(sampler).items_BNSC
+    assert found.max() == 6 and (found == 6).float().mean() > 0.4
