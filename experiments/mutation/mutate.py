@@ -40,6 +40,7 @@ WHOLE = "tests/contracts/test_command.py"
 COMMAND = [f"{WHOLE}::test_the_whole_command[{model}]" for model in ("sair", "poprec")]
 COMMAND += [f"{WHOLE}::test_the_best_weights_are_tested_not_the_last"]
 TRAINED = ["tests/training/test_trainer.py", "-k", "not compiled"]
+MONITOR = "tests/training/test_trainer.py::test_a_monitor_that_is_not_measured_is_refused"
 RANKED = ["tests/evaluation/test_evaluator.py"]
 
 # name -> its file under src/sairlib, and the tests that should notice, in stages: the fastest first, the first failure
@@ -49,7 +50,7 @@ MODULES: dict[str, tuple[str, list[list[str]]]] = {
     "statistics": ("evaluation/statistics.py", [["tests/evaluation/test_metrics.py"]]),
     "rankings": (
         "evaluation/rankings.py",
-        [RANKED, ["tests/evaluation/test_metrics.py", "tests/run/test_report.py"], ["tests/test_evaluate.py"]],
+        [RANKED, ["tests/evaluation/test_metrics.py", "tests/run/test_report.py", MONITOR], ["tests/test_evaluate.py"]],
     ),
     "candidates": ("evaluation/candidates.py", [["tests/evaluation/test_candidates.py"], RANKED]),
     "evaluator": ("evaluation/evaluator.py", [RANKED, BASIC[:1], ["tests/test_evaluate.py"]]),
@@ -91,7 +92,10 @@ MODULES: dict[str, tuple[str, list[list[str]]]] = {
         ],
     ),
     "interests": ("nn/interests.py", [["tests/nn/test_interests.py"], ["tests/models/test_sair.py"], SAIR]),
-    "sair": ("models/sair.py", [["tests/models/test_sair.py"], SAIR, ["tests/contracts", "-k", "sair"]]),
+    "sair": (
+        "models/sair.py",
+        [["tests/models/test_sair.py"], SAIR, ["tests/test_defaults.py", "tests/contracts", "-k", "sair"]],
+    ),
     "study": ("run/study.py", [COMMAND, ["tests/test_train.py"]]),
     "build": (
         "build.py",

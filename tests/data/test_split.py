@@ -189,5 +189,5 @@ def test_movielens_100k_has_the_split_of_file_order(real_data: Callable[[str], P
 
 
 def test_chronological_takes_four_fifths_by_default() -> None:
-    split = chronological(make_split([(0, i, i) for i in range(10)]).dataset)
+    split = chronological(split_of([(0, i, i) for i in range(10)]).dataset)
     assert split.train_lengths.tolist() == [7] and split.test.positions_E.tolist() == [8]

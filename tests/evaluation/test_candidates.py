@@ -111,3 +111,18 @@ def test_candidates_depend_on_the_user_and_not_on_the_number_of_targets(kind: st
 def test_candidates_are_those_of_earlier_versions(kind: str, digest: str) -> None:
     """Published figures were measured against them."""
     assert candidates(make_split(people(50, 60), 60), 10, kind, 1).sha256() == digest
+
+
+@pytest.mark.parametrize("n", [1, 5, 100, 399])
+def test_popular_candidates_are_the_first_of_all_in_the_drawn_order(n: int) -> None:
+    """However many items there are to choose from: against the whole of them sorted."""
+    sequences = people(40, 400)
+    split, rng = make_split(sequences, 400), np.random.default_rng(1)
+    trains = [item for s in sequences for item in (s[:-2] if len(s) >= 3 else s)]
+    with np.errstate(divide="ignore"):
+        log_counts = np.log(np.bincount(trains, minlength=401))
+    keys = log_counts + rng.gumbel(size=(len(split.eval_users), 401))
+    for user, row, drawn in zip(split.eval_users, keys, candidates(split, n, "popular", 1).items_UC, strict=True):
+        row[sequences[user]] = -np.inf
+        order = np.argsort(-row)[:n]
+        assert drawn.tolist() == np.where(np.isfinite(row[order]), order, PAD).tolist()
