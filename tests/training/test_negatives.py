@@ -86,29 +86,29 @@ def test_a_power_that_has_no_meaning_is_refused(power: float) -> None:
 
 @pytest.mark.parametrize("kind", [Uniform, Shared, Popular])
 def test_the_generator_alone_decides_the_draw(kind: Callable[..., Sampler]) -> None:
-    sampler, found = kind(STORE, 50), []
+    sampler, draws = kind(STORE, 50), []
     for seed in (1, 1, 2):
-        torch.manual_seed(len(found))  # of no consequence
-        found.append(sampler.begin(torch.Generator().manual_seed(seed))(USERS, (3, 2)).items_BNSC)
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+        torch.manual_seed(len(draws))  # has no effect
+        draws.append(sampler.begin(torch.Generator().manual_seed(seed))(USERS, (3, 2)).items_BNSC)
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 def test_what_is_expected_of_a_single_unseen_item_and_of_none() -> None:
     """Users who have had all but one item, and all: the one is drawn every time, and there is nothing to draw."""
     store = SequenceStore(make_split([[1, 2, 3, 1, 1], [1, 2, 3, 4, 1, 1]], 4), 5, torch.device("cpu"))
-    found = Uniform(store, 6).begin(torch.Generator().manual_seed(0))(torch.tensor([0, 1]), (1, 1))
-    assert found.items_BNSC.flatten(1).tolist() == [[4] * 6, [PAD] * 6]
-    assert found.log_expected.flatten().tolist() == pytest.approx([math.log(6), math.log(6)])
+    negatives = Uniform(store, 6).begin(torch.Generator().manual_seed(0))(torch.tensor([0, 1]), (1, 1))
+    assert negatives.items_BNSC.flatten(1).tolist() == [[4] * 6, [PAD] * 6]
+    assert negatives.log_expected.flatten().tolist() == pytest.approx([math.log(6), math.log(6)])
 
 
 @pytest.mark.parametrize("kind", [Uniform, Shared, Popular])
 def test_a_single_one_is_enough(kind: Callable[..., Sampler]) -> None:
-    assert drawn(kind(STORE, 1)).items_BNSC.shape[-1] == 1
+    assert draw_negatives(kind(STORE, 1)).items_BNSC.shape[-1] == 1
 
 
 @pytest.mark.parametrize("kind", [Shared, Popular])
 def test_chances_that_round_to_less_than_1_draw_the_last_item_and_none_beyond(kind: Callable[..., Any]) -> None:
     sampler = kind(STORE, 500)
-    sampler.cumulated_M = sampler.cumulated_M * 0.5  # as rounding might, but more
-    found = drawn(sampler).items_BNSC
-    assert found.max() == 6 and (found == 6).float().mean() > 0.4
+    sampler.cumulative_M = sampler.cumulative_M * 0.5  # as rounding might, but more
+    items = draw_negatives(sampler).items_BNSC
+    assert items.max() == 6 and (items == 6).float().mean() > 0.4
