@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import sairlib
+from sairlib.training.step import train_step
 
 HOME = Path(sairlib.__file__).parent
 
@@ -27,8 +28,9 @@ def main() -> None:
         if HOME in path.parents and "kernels" not in path.parts:
             files.add(path)
 
+    batches = study.objective.batches(rows, trainer.generator)
     sys.setprofile(note)
-    trainer.step(rows)
+    train_step(study.model, trainer.loss, batches, trainer.optimizers, 1e-3, trainer.settings)
     sys.setprofile(None)
     lines = {path.relative_to(HOME).as_posix(): len(path.read_text().splitlines()) for path in sorted(files)}
     for name, n in lines.items():

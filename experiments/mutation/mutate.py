@@ -42,6 +42,19 @@ COMMAND += [f"{WHOLE}::test_the_best_weights_are_tested_not_the_last"]
 TRAINED = ["tests/training/test_trainer.py", "-k", "not compiled"]
 MONITOR = "tests/training/test_trainer.py::test_a_monitor_that_is_not_measured_is_refused"
 RANKED = ["tests/evaluation/test_evaluator.py"]
+LOSSES = [["tests/training/test_losses.py"], ["tests/training/test_objectives.py"], SAMPLED]
+OBJECTIVES = [
+    ["tests/training/test_objectives.py"],
+    ["tests/training/test_guards.py", "-k", "large_tables or weighs"],
+    [*BASIC, f"{GOLDEN}[lightsans]"],
+]
+TRAINER = [
+    BASIC[:1],
+    [*TRAINED, "tests/training/test_guards.py", "tests/training/test_figures.py"],
+    [f"{GOLDEN}[sasrec, {case}]" for case in ("pieces", "by rows", "softmax", "adagrad")],
+    ["tests/training/test_resume.py", "tests/run/test_checkpoint.py"],
+    ["tests/test_train.py", "-k", "search or never_overwritten or no_number"],
+]
 
 # name -> its file under src/sairlib, and the tests that should notice, in stages: the fastest first, the first failure
 # ends it.
@@ -54,34 +67,20 @@ MODULES: dict[str, tuple[str, list[list[str]]]] = {
     ),
     "candidates": ("evaluation/candidates.py", [["tests/evaluation/test_candidates.py"], RANKED]),
     "evaluator": ("evaluation/evaluator.py", [RANKED, BASIC[:1], ["tests/test_evaluate.py"]]),
-    "losses": (
-        "training/losses.py",
-        [["tests/training/test_losses.py"], ["tests/training/test_objectives.py"], SAMPLED],
-    ),
+    "losses": ("training/losses.py", LOSSES),
+    "gbce": ("training/gbce.py", LOSSES),
+    "pairwise": ("training/pairwise_losses.py", LOSSES),
+    "softmax": ("training/softmax_losses.py", LOSSES),
     "negatives": ("training/negatives.py", [["tests/training/test_negatives.py"], RANKED, SAMPLED]),
-    "objectives": (
-        "training/objectives.py",
-        [
-            ["tests/training/test_objectives.py"],
-            ["tests/training/test_guards.py", "-k", "large_tables or weighs"],
-            [*BASIC, f"{GOLDEN}[lightsans]"],
-        ],
-    ),
+    "objectives": ("training/objectives.py", OBJECTIVES),
+    "whole": ("training/whole_objectives.py", OBJECTIVES),
     "settings": ("training/settings.py", [TRAINED, ["tests/test_build.py", "-k", "setting or default"]]),
     "optimisers": (
         "training/optimisers.py",
         [["tests/training/test_optimisers.py", "tests/training/test_guards.py"], TRAINED],
     ),
-    "trainer": (
-        "training/trainer.py",
-        [
-            BASIC[:1],
-            [*TRAINED, "tests/training/test_guards.py", "tests/training/test_figures.py"],
-            [f"{GOLDEN}[sasrec, {case}]" for case in ("pieces", "by rows", "softmax", "adagrad")],
-            ["tests/training/test_resume.py", "tests/run/test_checkpoint.py"],
-            ["tests/test_train.py", "-k", "search or never_overwritten or no_number"],
-        ],
-    ),
+    "step": ("training/step.py", TRAINER),
+    "trainer": ("training/trainer.py", TRAINER),
     "split": ("data/split.py", [["tests/data/test_split.py"], ["tests/data/test_sequences.py"]]),
     "sequences": (
         "data/sequences.py",

@@ -32,9 +32,9 @@ class Named(NamedTuple):
 
 
 STUDY, TRAINER = "src/sairlib/run/study.py", "src/sairlib/training/trainer.py"
-ROWS, LOSSES, CONF = (
+ROWS, GBCE, CONF = (
     "src/sairlib/training/optimisers.py",
-    "src/sairlib/training/losses.py",
+    "src/sairlib/training/gbce.py",
     "conf/training/default.yaml",
 )
 OBJECTIVES = "src/sairlib/training/objectives.py"
@@ -59,8 +59,8 @@ ALL = [
     ),
     Named(
         "no after_step()",
-        TRAINER,
-        "self.model.after_step()",
+        "src/sairlib/training/step.py",
+        "model.after_step()",
         "pass",
         f"{GUARDS}points_limited_to_a_ball_are_in_it_after_every_step",
     ),
@@ -205,28 +205,28 @@ ALL = [
     ),
     Named(
         "gBCE: beta from the first negative",
-        LOSSES,
+        GBCE,
         "beta = self.beta(scores.shape[-1] - 1)",
         "beta = self.beta(int((self.n_items - 1) * log_expected[..., 0].exp().flatten()[0]) or 1)",
         "training/test_losses.py::test_the_order_of_the_negatives_changes_no_cost_and_neither_does_who_drew_them",
     ),
     Named(
         "gBCE: the positive counted as a negative",
-        LOSSES,
+        GBCE,
         "beta = self.beta(scores.shape[-1] - 1)",
         "beta = self.beta(scores.shape[-1])",
         "training/test_losses.py::test_equals_loops",
     ),
     Named(
         "gBCE: a share of all items, not of all others",
-        LOSSES,
+        GBCE,
         "n_negatives / (self.n_items - 1)",
         "n_negatives / self.n_items",
         BETA,
     ),
     Named(
         "gBCE: the last column taken for the positive",
-        LOSSES,
+        GBCE,
         "return beta * softplus(-scores[..., 0])",
         "return beta * softplus(-scores[..., -1])",
         "training/test_losses.py::test_gbce_with_t_0_is_bce",

@@ -24,7 +24,8 @@ from sairlib.training.losses import BCE, Loss
 from sairlib.training.objectives import Objective
 from sairlib.training.settings import TrainingSettings
 from sairlib.training.softmax_losses import Softmax
-from sairlib.training.trainer import Step, Trainer
+from sairlib.training.step import Step
+from sairlib.training.trainer import Trainer
 from sairlib.training.whole_objectives import Prefix
 
 D = 4

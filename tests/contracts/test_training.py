@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from sairlib.batch import PAD, Batch, History, Negatives, map_state
-from sairlib.training.losses import BCE, GBCE, DrawnLoss
+from sairlib.training.gbce import GBCE
+from sairlib.training.losses import BCE, DrawnLoss
 from sairlib.training.negatives import Uniform
 from sairlib.training.objectives import NextItem
 from sairlib.training.pairwise_losses import BPR, BPRMax, Hinge

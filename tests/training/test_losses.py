@@ -15,7 +15,8 @@ from sairlib.batch import PAD, Negatives
 from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
 from sairlib.nn.kernels import parts
-from sairlib.training.losses import BCE, GBCE, DrawnLoss, Loss
+from sairlib.training.gbce import GBCE
+from sairlib.training.losses import BCE, DrawnLoss, Loss
 from sairlib.training.negatives import Uniform
 from sairlib.training.pairwise_losses import BPR, BPRMax, Hinge
 from sairlib.training.softmax_losses import SampledSoftmax, Softmax

@@ -15,7 +15,8 @@ from sairlib.batch import PAD, Batch, History, Negatives
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender
-from sairlib.training.losses import BCE, GBCE, Loss
+from sairlib.training.gbce import GBCE
+from sairlib.training.losses import BCE, Loss
 from sairlib.training.objectives import NextItem, Objective
 from sairlib.training.pairwise_losses import BPR
 from sairlib.training.softmax_losses import Softmax

@@ -47,7 +47,6 @@ class SequenceStore:
         self.counts_M = torch.bincount(self.items[trains], minlength=data.n_items + 1)
         self.train_users = torch.nonzero(self.train_lengths >= 2).squeeze(1)
         self.n_train_steps = float(self.train_steps(self.train_users).sum())
-        self._prefixes_up_to = (self.train_lengths[self.train_users] - 1).cumsum(0)
         self._targets = {
             part: tuple(torch.from_numpy(array).to(device) for array in (targets.users_E, targets.positions_E))
             for part, targets in ((part, split.targets(part)) for part in Part)
@@ -77,10 +76,12 @@ class SequenceStore:
         """
         shuffled = self.train_users[torch.randperm(len(self.train_users), generator=generator, device=self.device)]
         batches: list[Tensor] = []
-        for users in shuffled.split(window * batch_size):
+        for users in shuffled.split(window * batch_size) if len(shuffled) else ():
             batches.extend(users[torch.argsort(self.train_steps(users), stable=True)].split(batch_size))
         order = torch.randperm(len(batches), generator=generator, device=self.device)
-        return self._rows([batches[i] for i in order.tolist()])
+        longest = [self.train_steps(users_B).max() for users_B in batches]
+        n_steps = torch.stack(longest).tolist() if longest else []  # one wait for the device, not one for each batch
+        return [Rows(batches[i], n_steps[i]) for i in order.tolist()]
 
     def pieces(self, rows: Rows, steps_at_once: int | None) -> list[Rows]:
         """A batch cut into pieces of similar length and about ``steps_at_once`` steps each; None does not cut it."""
@@ -89,10 +90,6 @@ class SequenceStore:
             return [rows]
         ordered = rows.users_B[self.train_steps(rows.users_B).argsort(stable=True)]
         return [Rows(users_B, int(self.train_steps(users_B[-1:]))) for users_B in ordered.chunk(n_pieces)]
-
-    def _rows(self, batches: list[Tensor]) -> list[Rows]:
-        longest = [self.train_steps(users_B).max() for users_B in batches if len(users_B)]
-        return list(map(Rows, batches, torch.stack(longest).tolist())) if longest else []
 
     def train_steps(self, users_B: Tensor) -> Tensor:
         """How many training steps each user has (B), at most ``max_len``."""
@@ -107,15 +104,6 @@ class SequenceStore:
         items_BN = torch.where(targets_BN != PAD, window.items_BN[:, :-1], PAD)
         times_BN = None if window.times_BN is None else torch.where(targets_BN != PAD, window.times_BN[:, :-1], 0)
         return History(users_B, items_BN, times_BN), targets_BN
-
-    def prefixes(self, at_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Users (B) and lengths (B) of the prefixes at these places, numbers from 0 to below 1.
-
-        The places divide all prefixes that have a next training item, user by user, into equal shares.
-        """
-        prefix_B = (at_B * self._prefixes_up_to[-1]).long()
-        nth_B = torch.searchsorted(self._prefixes_up_to, prefix_B, right=True)
-        return self.train_users[nth_B], self._prefixes_up_to[nth_B] - prefix_B
 
     def n_targets(self, part: Part) -> int:
         """How many targets a part has (E)."""

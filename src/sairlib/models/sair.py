@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from sairlib.batch import PAD, Batch, History, State, at_steps, last_steps
 from sairlib.errors import UserError
 from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.nn.categories import POOLINGS, CategoryEmbedding
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
-from sairlib.nn.item_encoder import POOLINGS, CategoryEmbedding, EncoderPart, ItemEncoder, SelfAttention
+from sairlib.nn.item_encoder import EncoderPart, ItemEncoder, SelfAttention
 
 VARIANTS = ("sair", "full", "label")
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from sairlib.batch import PAD, Batch
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.data.split import Part
 from sairlib.errors import NonFiniteError, UserError, out_of_memory
@@ -20,6 +19,7 @@ from sairlib.training.objectives import Objective
 from sairlib.training.optimisers import RowAdam, optimisers, tables_by_rows
 from sairlib.training.settings import TrainingSettings
 from sairlib.training.state import load_weights
+from sairlib.training.step import Step, train_step
 
 Item = TypeVar("Item")
 FLUSH = 20
@@ -55,25 +55,6 @@ class Progress:
     best_epoch: int = 0
     best: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-@dataclass
-class Step:
-    """The results of a training step. They stay on the device, so that nothing waits for it."""
-
-    figures: dict[str, Tensor] = field(default_factory=dict)
-    """The loss and its parts."""
-    norm: Tensor | None = None
-    """Of the gradient; only if it is clipped."""
-    padded_steps: int = 0
-    real_steps: Tensor | int = 0
-    """Steps of the sequences, with and without padding."""
-
-    def add(self, batch: Batch, figures: dict[str, Tensor]) -> None:
-        for name, value in figures.items():
-            self.figures[name] = self.figures.get(name, 0) + value.detach()
-        self.padded_steps += batch.history.items_BN.numel()
-        self.real_steps = self.real_steps + (batch.history.items_BN != PAD).sum()
 
 
 class Trainer:
@@ -137,21 +118,8 @@ class Trainer:
     def step(self, rows: Rows) -> Step:
         """One optimiser step on the batch of these users. Nothing in it waits for the device."""
         lr = self.settings.lr_at(self.progress.step, self.settings.epochs * self.steps_per_epoch)
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = lr
-            optimizer.zero_grad()
-        result = Step()
-        for batch, share in self.objective.batches(rows, self.generator, self.steps_at_once):
-            with torch.autocast(self.store.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                parts = self.loss(self.model, batch, share)
-            loss = torch.stack(list(parts.values())).sum()
-            loss.backward()
-            result.add(batch, {"loss": loss, **parts})
-        if self.settings.grad_clip:
-            result.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.model.after_step()
+        batches = self.objective.batches(rows, self.generator, self.steps_at_once)
+        result = train_step(self.model, self.loss, batches, self.optimizers, lr, self.settings)
         self.progress.step += 1
         return result
 

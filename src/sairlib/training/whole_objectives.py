@@ -33,6 +33,8 @@ class Prefix(Objective):
         if draw not in DRAWS:
             raise UserError(f"draw={draw}: choose one of {', '.join(DRAWS)}")
         self.pairs = draw == "pairs"
+        self.pairs_up_to = (store.train_lengths[store.train_users] - 1).cumsum(0)
+        """How many pairs each training user and those before have (U)."""
 
     def steps(self) -> float:
         return float(len(self.store.train_users))
@@ -46,7 +48,9 @@ class Prefix(Objective):
         users_B, store = rows.users_B, self.store
         random_B = torch.rand(len(users_B), generator=generator, device=users_B.device, dtype=torch.float64)
         if self.pairs:
-            users_B, ends_B = store.prefixes(random_B)
+            pair_B = (random_B * self.pairs_up_to[-1]).long()
+            nth_B = torch.searchsorted(self.pairs_up_to, pair_B, right=True)
+            users_B, ends_B = store.train_users[nth_B], self.pairs_up_to[nth_B] - pair_B
         else:
             ends_B = 1 + (random_B * (store.train_lengths[users_B] - 1)).long()
         targets_B11 = store.items[store.starts[users_B] + ends_B][:, None, None]
