@@ -20,7 +20,7 @@ from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.rankings import EvaluationSettings
 from sairlib.models.sair import SAIR
 from sairlib.models.sasrec import SASRec
-from sairlib.nn.item_encoder import SelfAttention
+from sairlib.nn.layers import SelfAttention
 from sairlib.run.log import RunLog
 from sairlib.training.optimisers import RowAdam
 from sairlib.training.settings import TrainingSettings

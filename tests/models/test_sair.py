@@ -14,8 +14,7 @@ from torch import Tensor
 from sairlib.batch import PAD
 from sairlib.errors import UserError
 from sairlib.models.sair import SAIR
-from sairlib.nn.item_encoder import SelfAttention
-from sairlib.nn.layers import Dropout
+from sairlib.nn.layers import Dropout, SelfAttention
 
 M, MAX_LEN, D, L, K = 11, 6, 8, 7, 3
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11]]

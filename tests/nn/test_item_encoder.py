@@ -13,7 +13,7 @@ from torch import nn
 from sairlib.batch import PAD
 from sairlib.errors import UserError
 from sairlib.nn.categories import CategoryEmbedding
-from sairlib.nn.item_encoder import Encoder, EncoderPart, ItemEncoder, SelfAttention
+from sairlib.nn.layers import Encoder, EncoderPart, ItemEncoder, SelfAttention
 from sairlib.nn.recurrent import Recurrent
 
 CATEGORIES = torch.tensor([[0, 0, 0], [1, 2, 3], [3, 0, 0], [2, 1, 0]])

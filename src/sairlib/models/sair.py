@@ -10,7 +10,7 @@ from sairlib.errors import UserError
 from sairlib.models.recommender import Head, Products, StepModel
 from sairlib.nn.categories import POOLINGS, CategoryEmbedding
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
-from sairlib.nn.item_encoder import EncoderPart, ItemEncoder, SelfAttention
+from sairlib.nn.layers import EncoderPart, ItemEncoder, SelfAttention
 
 VARIANTS = ("sair", "full", "label")
 

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from sairlib.batch import PAD, History
 from sairlib.models.recommender import Head, Products, StepModel
-from sairlib.nn.item_encoder import ItemEncoder, SelfAttention
-from sairlib.nn.layers import Table, UserTable
+from sairlib.nn.layers import ItemEncoder, SelfAttention, Table, UserTable
 
 
 @final

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sairlib.errors import UserError
-from sairlib.nn.item_encoder import Encoder
-from sairlib.nn.layers import Dropout
+from sairlib.nn.layers import Dropout, Encoder
 
 
 @final
