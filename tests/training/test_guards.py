@@ -14,6 +14,7 @@ from objective_helpers import next_item
 from torch import Tensor
 from trainer_helpers import M, fit, make_trainer, row_optimizers
 
+from sairlib.nn.kernels.switch import plain_kernels
 from sairlib.nn.layers import Table
 from sairlib.run import checkpoint
 from sairlib.training import optimisers
@@ -219,3 +220,12 @@ def test_a_step_without_a_lookup_still_moves_rows_looked_up_before() -> None:
 def test_betas_under_which_updates_do_not_shrink_are_not_followed() -> None:
     assert follows((0.9, 0.98)) and follows((0.0, 0.1))
     assert not follows((0.9, 0.81)) and not follows((math.sqrt(0.5), 0.5))
+
+
+def test_the_plain_switch_turns_off_pieces_and_updates_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimisers, "RARELY", 0)
+    fast = make_trainer()
+    assert row_optimizers(fast) and fast.steps_at_once
+    with plain_kernels():
+        plain = make_trainer()
+    assert not row_optimizers(plain) and plain.steps_at_once is None

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sairlib.models.recommender import Recommender
+from sairlib.nn.kernels.switch import allowed
 from sairlib.nn.layers import Table
 from sairlib.training.settings import TrainingSettings
 
@@ -20,9 +21,9 @@ ROWS_AT_ONCE = 2**16
 def tables_by_rows(model: Recommender, settings: TrainingSettings, rows_per_batch: float) -> list[Table]:
     """The tables to train with RowAdam: those on CPU with far more rows than a batch looks up.
 
-    Empty if a setting moves every row at every step or needs the whole gradient.
+    Empty if a setting moves every row at every step or needs the whole gradient, or if only plain versions may run.
     """
-    if settings.compile or settings.weight_decay or settings.grad_clip:
+    if not allowed() or settings.compile or settings.weight_decay or settings.grad_clip:
         return []
     if settings.optimizer == "adagrad" or not follows(settings.betas):
         return []

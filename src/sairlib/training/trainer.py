@@ -15,6 +15,7 @@ from sairlib.data.split import Part
 from sairlib.errors import NonFiniteError, UserError, out_of_memory
 from sairlib.evaluation.evaluator import Evaluator
 from sairlib.models.recommender import Recommender
+from sairlib.nn.kernels.switch import allowed
 from sairlib.training.objectives import Objective
 from sairlib.training.optimisers import RowAdam, optimisers, tables_by_rows
 from sairlib.training.settings import TrainingSettings
@@ -93,7 +94,7 @@ class Trainer:
         self.loss = torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss
         if self.optimizers and settings.precision != "fp32":
             self._check_precision()
-        whole = store.device.type != "cpu" or settings.compile
+        whole = store.device.type != "cpu" or settings.compile or not allowed()
         self.steps_at_once = None if whole else PIECE
         self.steps_per_epoch = store.n_batches(settings.batch_size)
 
