@@ -71,7 +71,7 @@ ALL = [
         "pass",
         f"{GUARDS}popularity_is_counted_before_anything_is_ranked",
     ),
-    Named("tables by rows: compile allowed", ROWS, "if settings.compile or ", "if ", f"{REFUSED}[compile]"),
+    Named("tables by rows: compile allowed", ROWS, "settings.compile or ", "", f"{REFUSED}[compile]"),
     Named("tables by rows: weight_decay allowed", ROWS, "settings.weight_decay or ", "", f"{REFUSED}[weight_decay]"),
     Named("tables by rows: grad_clip allowed", ROWS, " or settings.grad_clip:", ":", f"{REFUSED}[grad_clip]"),
     Named(
