@@ -1,8 +1,8 @@
 """What a fault is: something bad done to a run, a file or a process, many times, each time in another way.
 
 A fault's function gets an empty directory and a random generator seeded by the number of the try. It returns if the
-program survived: a valid result, or one clear line. It raises ``LostError`` if work was lost, a file was half-written, data
-was dropped without a word, or a traceback came out; any other exception counts as lost too.
+program survived: a valid result, or one clear line. It raises ``LostError`` if work was lost, a file was half-written,
+data was dropped without a word, or a traceback came out; any other exception counts as lost too.
 """
 
 import random
