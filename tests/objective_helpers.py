@@ -6,8 +6,9 @@ from torch import Tensor
 from sairlib.batch import Batch
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.training.losses import BCE, Loss
-from sairlib.training.negatives import Popular, Sampler, Shared, Uniform
+from sairlib.training.negatives import Sampler, Uniform
 from sairlib.training.objectives import NextItem, Objective
+from sairlib.training.shared_negatives import Popular, Shared
 
 
 def sampler(store: SequenceStore, n: int, kind: str = "uniform", power: float = 1.0) -> Sampler:

@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "sairlib"
 
 LAYERS = [
-    {"errors", "batch"},
+    {"errors", "batch", "processes"},
     {"files"},
     {"nn", "data"},
     {"models"},

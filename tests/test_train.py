@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from sairlib import train
 from sairlib.data.sequences import Rows
 from sairlib.run import checkpoint
-from sairlib.training import trainer
+from sairlib.training.step import Learner
 
 TINY = [
     *("device=cpu", "model.d=8", "max_len=8", "training.epochs=2", "training.batch_size=16"),
@@ -349,15 +349,15 @@ def test_a_precision_without_effect_is_refused(home: Path, command: Command, mod
 def test_a_loss_of_nan_stops_the_command_with_one_line(
     home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = trainer.Trainer.step
+    step = Learner.step
 
-    def broken(self: trainer.Trainer, rows: Rows) -> Any:
+    def broken(self: Learner, rows: Rows) -> Any:
         done = step(self, rows)
-        if self.progress.step == 3:
+        if self.n_steps == 3:
             done.figures["loss"] *= float("nan")
         return done
 
-    monkeypatch.setattr(trainer.Trainer, "step", broken)
+    monkeypatch.setattr(Learner, "step", broken)
     assert refused(command(), "NaN or inf at step 3")
     assert checkpoint.load(home / "run" / "last.pt")["progress"]["epoch"] == 1
     assert not (home / "run" / "test.json").exists()

@@ -54,19 +54,24 @@ def make_trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **sett
 
 def row_optimizers(trainer: Trainer) -> list[RowAdam]:
     """The optimiser that updates tables by rows, if there is one."""
-    return [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, RowAdam)]
+    return [optimizer for optimizer in trainer.learner.optimizers if isinstance(optimizer, RowAdam)]
 
 
 def fit(trainer: Trainer, directory: Path) -> list[dict[str, Any]]:
     """Train; returns the records of metrics.jsonl without their durations."""
     directory.mkdir(exist_ok=True)
-    log = RunLog(directory, trainer.progress.epoch, trainer.progress.step)
+    log = RunLog(directory, trainer.progress.epoch, trainer.learner.n_steps)
     try:
         trainer.fit(log)
     finally:
         log.close()
-    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+    return records(directory)
+
+
+def records(directory: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl without their durations."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 def losses(records: list[dict[str, Any]]) -> list[float]:

@@ -8,7 +8,6 @@ Needs the real data sets under SAIRLIB_DATA; writes the generated one under ``--
 
 import argparse
 import json
-import math
 import time
 from contextlib import closing
 from pathlib import Path
@@ -45,12 +44,10 @@ def epoch(trainer: Trainer, batches: int | None = None) -> dict[str, float]:
     """One epoch, or its first ``batches``: seconds of wall time, and the speed that the trainer reports."""
     if batches is not None:
         trainer.store.epoch = lambda *arguments: SequenceStore.epoch(trainer.store, *arguments)[:batches]  # type: ignore[method-assign]
-        whole = math.ceil(len(trainer.store.train_users) / trainer.settings.batch_size)
-        trainer.steps_per_epoch, trainer.progress.step = min(batches, whole), 0
     with TemporaryDirectory() as folder, closing(Curves(Path(folder))) as log:
         start = time.perf_counter()
         trainer.train_epoch(log)
-        trainer.progress.epoch += 1
+        trainer.epoch = None
         seconds = time.perf_counter() - start
     return {"seconds": round(seconds, 3), "tokens_per_second": round(log.speed["tokens_per_second"])}
 
@@ -78,13 +75,12 @@ def agreement(device: str) -> dict[str, float]:
     theirs.model.load_state_dict(ours.model.state_dict())
     gap = 0.0
     for rows in ours.store.epoch(128, 1, torch.Generator().manual_seed(1))[:3]:
-        [(batch, _)] = ours.objective.batches(rows, torch.Generator().manual_seed(2))
+        [(batch, _)] = ours.learner.objective.batches(rows, torch.Generator().manual_seed(2))
         losses = []
         for trainer, where in ((ours, "cpu"), (theirs, device)):
             moved = tree_map(lambda part: part.to(where) if isinstance(part, torch.Tensor) else part, batch)  # noqa: B023
-            losses.append(
-                float(torch.stack(list(trainer.objective.loss(trainer.model.train(), moved).values())).sum().detach())
-            )
+            parts = trainer.learner.objective.loss(trainer.model.train(), moved)
+            losses.append(float(torch.stack(list(parts.values())).sum().detach()))
         gap = max(gap, abs(losses[1] / losses[0] - 1))
     return {"largest_relative_gap": gap}
 

@@ -47,7 +47,7 @@ def flops_of_an_epoch(trainer: Trainer) -> dict[str, float]:
     store, model = trainer.store, trainer.model
     steps_U = (store.train_lengths[store.train_users] - 1).clamp(max=store.max_len).double()
     weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
-    sampler = trainer.objective.sampler
+    sampler = trainer.learner.objective.sampler
     scored = (1 + (sampler.n if sampler else 0)) * model.encoder.item_embedding.embedding_dim
     attended = sum(layer.query_key_value.in_features for layer in model.modules() if isinstance(layer, CausalAttention))
     linear = 6 * (weights + scored) * steps_U.sum()
@@ -69,7 +69,7 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
         config = build.compose(settings["overrides"])
         return {"split": lambda: {"split_sha256": build.split(config).sha256()}}
     trainer = study_of(settings["overrides"]).trainer
-    store = trainer.store
+    learner, store = trainer.learner, trainer.store
     if "eval_users" in settings:
         for part, (users_E, positions_E) in store._targets.items():
             store._targets[part] = users_E[: settings["eval_users"]], positions_E[: settings["eval_users"]]
@@ -78,11 +78,10 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
         """One epoch of the trainer's own loop, or its first ``batches``."""
         if batches is not None:
             store.epoch = lambda *arguments: SequenceStore.epoch(store, *arguments)[:batches]  # type: ignore[method-assign]
-            trainer.steps_per_epoch = batches
         with TemporaryDirectory() as folder, closing(Curves(Path(folder))) as log:
             start = time.perf_counter()
             trainer.train_epoch(log)
-            trainer.progress.epoch += 1
+            trainer.epoch = None
             seconds = time.perf_counter() - start
         return {"seconds": seconds, **log.speed}
 
@@ -109,17 +108,17 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
 
     def shares() -> Answer:
         """The first batches of an epoch: time and operators of a step, and the share of each group of operators."""
-        batches = store.epoch(trainer.settings.batch_size, trainer.settings.length_window, trainer.generator)[:20]
+        batches = store.epoch(trainer.settings.batch_size, trainer.settings.length_window, learner.generator)[:20]
         trainer.model.train()
         for rows in batches:
-            trainer.step(rows)
+            learner.step(rows)
         start = time.perf_counter()
         for rows in batches:
-            trainer.step(rows)
+            learner.step(rows)
         seconds = time.perf_counter() - start
         with profile() as profiler:
             for rows in batches:
-                trainer.step(rows)
+                learner.step(rows)
         own = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiler.key_averages()}
         grouped = {group: sum(own.get(name, 0.0) for name in names) for group, names in OPERATORS.items()}
         grouped["autograd and all others"] = sum(own.values()) - sum(grouped.values())

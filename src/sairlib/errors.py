@@ -1,4 +1,4 @@
-"""Errors that are meant for the user, and how to recognise lack of memory."""
+"""Errors that are meant for the user, the end of a training that was asked to stop, and lack of memory."""
 
 
 class UserError(ValueError):
@@ -11,6 +11,10 @@ class UserError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """A model produced NaN or inf, so no result can be computed from it."""
+
+
+class Stopped(BaseException):
+    """Training ended early because it was asked to, by a signal. Its state is saved."""
 
 
 def out_of_memory(error: Exception) -> bool:

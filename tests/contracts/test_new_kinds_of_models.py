@@ -177,7 +177,7 @@ def test_joint_states_are_ranked_as_their_scores_say(full: bool, batch_size: int
 @pytest.mark.parametrize("kind", ["uniform", "shared", "softmax"])
 def test_a_joint_model_learns(kind: str) -> None:
     trainer = make_trainer(Joint(), prefix(kind))
-    costs = [float(trainer.step(all_rows()).figures["loss"]) for _ in range(150)]
+    costs = [float(trainer.learner.step(all_rows()).figures["loss"]) for _ in range(150)]
     assert np.mean(costs[-30:]) < 0.9 * np.mean(costs[:10])
 
 
@@ -232,7 +232,7 @@ def test_a_state_of_two_tensors_at_every_step_trains_and_ranks_as_their_sum(kind
     for apart in (False, True):
         objective = next_item(store(), 2, loss=Softmax() if kind == "none" else BCE(), kind=kind)
         trainer = make_trainer(TwoParts(apart), objective)
-        costs = torch.stack([trainer.step(all_rows()).figures["loss"] for _ in range(5)])
+        costs = torch.stack([trainer.learner.step(all_rows()).figures["loss"] for _ in range(5)])
         ranks = trainer.evaluator.rank(trainer.model, Part.VALIDATION)
         outcomes.append((costs, ranks["full"].better_E, trainer.model.state_dict()["table.weight"]))
     (one, ranks_E, weights), (other, other_ranks_E, other_weights) = outcomes
@@ -283,9 +283,9 @@ def check_times(history: History) -> None:
 def test_a_model_of_times_trains_and_ranks(steps_at_once: int | None) -> None:
     model = Timed()
     trainer = make_trainer(model, next_item(store(), 2))
-    trainer.steps_at_once = steps_at_once
+    trainer.learner.steps_at_once = steps_at_once
     before_D = model.direction_D.detach().clone()
-    trainer.step(all_rows())
+    trainer.learner.step(all_rows())
     assert len(model.seen) == 1 if steps_at_once is None else len(model.seen) > 1
     assert not torch.equal(model.direction_D, before_D), "the times' direction did not learn"
     ranks = [
@@ -344,8 +344,8 @@ class Assisted(StepModel):
 def first_step(weight: float, steps_at_once: int | None) -> tuple[Assisted, Step]:
     model = Assisted(weight)
     trainer = make_trainer(model, next_item(store(), 2))
-    trainer.steps_at_once = steps_at_once
-    return model, trainer.step(all_rows())
+    trainer.learner.steps_at_once = steps_at_once
+    return model, trainer.learner.step(all_rows())
 
 
 def test_an_auxiliary_loss_of_batch_and_states_is_added_and_learnt() -> None:
@@ -367,5 +367,5 @@ def test_pieces_of_a_batch_share_an_auxiliary_mean_by_their_users() -> None:
         model = Assisted()
         nn.init.zeros_(model.other.weight)
         trainer = make_trainer(model, next_item(store(), 2))
-        trainer.steps_at_once = steps_at_once
-        assert float(trainer.step(all_rows()).figures["contrast"]) == pytest.approx(np.log(2))
+        trainer.learner.steps_at_once = steps_at_once
+        assert float(trainer.learner.step(all_rows()).figures["contrast"]) == pytest.approx(np.log(2))

@@ -50,7 +50,7 @@ def trained(make: Callable[[], Recommender], objective: Objective, rarely: float
     torch.manual_seed(0)
     for user in USERS:
         users_B = torch.tensor([user])
-        trainer.step(Rows(users_B, int(store().train_steps(users_B))))
+        trainer.learner.step(Rows(users_B, int(store().train_steps(users_B))))
     return trainer
 
 
@@ -58,8 +58,8 @@ def check(make: Callable[[], Recommender], objective: Objective, patch: pytest.M
     """By rows and whole, from the same seed, training ends at the same weights."""
     by_rows = trained(make, objective, 0, patch)
     whole = trained(make, objective, math.inf, patch)
-    [own] = [optimizer for optimizer in by_rows.optimizers if isinstance(optimizer, RowAdam)]
-    assert not any(isinstance(optimizer, RowAdam) for optimizer in whole.optimizers)
+    [own] = [optimizer for optimizer in by_rows.learner.optimizers if isinstance(optimizer, RowAdam)]
+    assert not any(isinstance(optimizer, RowAdam) for optimizer in whole.learner.optimizers)
     tables = read_by_rows(by_rows.model)
     assert {id(table.weight) for table in tables} == {id(weight) for weight in own.param_groups[0]["params"]}
     left_behind = sum(int((own.state[table.weight]["seen_at"] < len(USERS)).sum()) for table in tables)
@@ -157,7 +157,7 @@ def test_every_mark_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_tables_marked_whole_are_updated_by_adam(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trained(lambda: make_model("transrec"), objective_for("transrec"), 0, monkeypatch)
-    [own] = [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, RowAdam)]
+    [own] = [optimizer for optimizer in trainer.learner.optimizers if isinstance(optimizer, RowAdam)]
     model = trainer.model
     assert isinstance(model, TransRec) and model.item_points.whole
     assert not any(weight is model.item_points.weight for weight in own.param_groups[0]["params"])

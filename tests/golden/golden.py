@@ -78,10 +78,12 @@ def golden(words: tuple[str, ...]) -> dict[str, Any]:
     store, trainer, settings = study.store, study.trainer, study.trainer.settings
     study.model.train()
     losses: list[float] = []
-    if trainer.optimizers:
-        epochs = (store.epoch(settings.batch_size, settings.length_window, trainer.generator) for _ in range(STEPS))
+    if trainer.learner.optimizers:
+        epochs = (
+            store.epoch(settings.batch_size, settings.length_window, trainer.learner.generator) for _ in range(STEPS)
+        )
         for rows in itertools.islice(itertools.chain.from_iterable(epochs), STEPS):
-            losses.append(float(trainer.step(rows).figures["loss"]))
+            losses.append(float(trainer.learner.step(rows).figures["loss"]))
     trainer.catch_up()
     ranked = study.evaluator.rank(study.model, Part.VALIDATION)
     digest = hashlib.sha256()

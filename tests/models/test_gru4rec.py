@@ -150,7 +150,7 @@ def test_each_name_has_the_loss_of_its_paper_and_may_be_given_another(name: str,
         assert compose("train", overrides=[f"model={name}"]).loss._target_ == f"sairlib.training.pairwise_losses.{loss}"
         experiment = compose("train", overrides=[f"experiment=sasrec-table3/{name}-ml-1m-sasrec"])
         assert experiment.loss._target_ == f"sairlib.training.pairwise_losses.{loss}"
-        assert experiment.negatives._target_ == "sairlib.training.negatives.Popular"
+        assert experiment.negatives._target_ == "sairlib.training.shared_negatives.Popular"
         other = compose("train", overrides=[f"model={name}", "loss=softmax"])
         assert other.loss._target_ == "sairlib.training.softmax_losses.Softmax"
 

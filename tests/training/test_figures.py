@@ -47,7 +47,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Trainer, Ke
         return slow
 
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr(trainer, "step", takes(2.0, trainer.step))
+    monkeypatch.setattr(trainer.learner, "step", takes(2.0, trainer.learner.step))
     monkeypatch.setattr(trainer.evaluator, "rank", takes(5.0, trainer.evaluator.rank))
     trainer.fit(log)
     return trainer, log

@@ -144,7 +144,7 @@ def test_rows_are_updated_alone_on_cpu_only() -> None:
 
 def test_rows_are_updated_alone_in_large_tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer()
-    looked_up = trainer.objective.steps_per_batch * 3  # an input, a target and a negative a step
+    looked_up = trainer.learner.objective.steps_per_batch * 3  # an input, a target and a negative a step
     monkeypatch.setattr(optimisers, "RARELY", 1.001 * (M + 1) / looked_up)
     assert not row_optimizers(make_trainer())
     monkeypatch.setattr(optimisers, "RARELY", 0.999 * (M + 1) / looked_up)
@@ -157,7 +157,7 @@ def test_given_betas_win_in_tables_by_rows_too(tmp_path: Path) -> None:
     again = make_trainer(epochs=2, betas=(0.5, 0.75))
     (rows,) = row_optimizers(again)
     again.restore(checkpoint.load(tmp_path / "last.pt"), tmp_path / "last.pt")
-    assert [optimizer.param_groups[0]["betas"] for optimizer in again.optimizers] == [(0.5, 0.75)] * 2
+    assert [optimizer.param_groups[0]["betas"] for optimizer in again.learner.optimizers] == [(0.5, 0.75)] * 2
     assert "weight_decay" not in rows.param_groups[0]
 
 
@@ -225,7 +225,7 @@ def test_betas_under_which_updates_do_not_shrink_are_not_followed() -> None:
 def test_the_plain_switch_turns_off_pieces_and_updates_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimisers, "RARELY", 0)
     fast = make_trainer()
-    assert row_optimizers(fast) and fast.steps_at_once
+    assert row_optimizers(fast) and fast.learner.steps_at_once
     with plain_kernels():
         plain = make_trainer()
-    assert not row_optimizers(plain) and plain.steps_at_once is None
+    assert not row_optimizers(plain) and plain.learner.steps_at_once is None

@@ -11,7 +11,8 @@ from small_data import make_split
 from sairlib.batch import PAD, Negatives
 from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
-from sairlib.training.negatives import Popular, Sampler, Shared, Uniform
+from sairlib.training.negatives import Sampler, Uniform
+from sairlib.training.shared_negatives import Popular, Shared
 
 STORE = SequenceStore(make_split([[1, 2, 2, 3, 3], [2, 5, 4, 4]], 6), 5, torch.device("cpu"))
 COUNTS = [0, 1, 3, 0, 0, 1, 0]  # of items 0 (PAD) to 6 in the training part

@@ -19,6 +19,7 @@ from sairlib.models.sasrec import SASRec
 from sairlib.run import checkpoint
 from sairlib.training import optimisers
 from sairlib.training.settings import OPTIMIZERS, TrainingSettings
+from sairlib.training.step import learning_rate
 from sairlib.training.trainer import Trainer
 
 
@@ -43,7 +44,7 @@ def test_the_first_step_of_each_optimizer_is_that_of_its_paper(optimizer: str, w
     """From an empty state, Adam and Adagrad both move by lr against the gradient's sign, whatever its size."""
     trainer = make_trainer(optimizer=optimizer, weight_decay=weight_decay, dropout=0.0)
     before = [p.detach().clone() for p in trainer.model.parameters()]
-    trainer.step(trainer.store.epoch(16, 1, trainer.generator)[0])
+    trainer.learner.step(trainer.store.epoch(16, 1, trainer.learner.generator)[0])
     for weights, old in zip(trainer.model.parameters(), before, strict=True):
         assert weights.grad is not None
         gradient, shrunk = weights.grad, old
@@ -111,7 +112,7 @@ def test_early_stop_and_best_weights(
 def test_schedules() -> None:
     def rates(**settings: Any) -> list[float]:
         chosen = TrainingSettings(lr=0.4, **settings)
-        return [chosen.lr_at(step, 8) for step in range(8)]
+        return [learning_rate(chosen, step, 8) for step in range(8)]
 
     assert rates() == [0.4] * 8
     assert rates(schedule="linear") == pytest.approx([0.4 * (1 - step / 8) for step in range(8)])
@@ -124,11 +125,11 @@ def test_schedules() -> None:
 def test_the_rate_reaches_the_optimiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(schedule="linear", warmup_steps=2, epochs=2)
     seen = []
-    optimizer = trainer.optimizers[0]
+    optimizer = trainer.learner.optimizers[0]
     step = optimizer.step
     monkeypatch.setattr(optimizer, "step", lambda: (seen.append(optimizer.param_groups[0]["lr"]), step()))
     fit(trainer, tmp_path)
-    assert seen == [trainer.settings.lr_at(i, 6) for i in range(6)]
+    assert seen == [learning_rate(trainer.settings, i, 6) for i in range(6)]
 
 
 def gradient_norm(trainer: Trainer) -> float:
@@ -151,15 +152,15 @@ def test_clipping_bounds_the_gradient_and_logs_what_it_was(tmp_path: Path) -> No
 def test_a_batch_in_pieces_is_the_same_batch(sair: bool) -> None:
     # Without dropout and without negatives a step draws nothing: pieces change only rounding.
     whole, pieces = make_trainer(sair=sair, dropout=0.0), make_trainer(sair=sair, dropout=0.0)
-    rows = whole.store.epoch(1000, 8, whole.generator)[0]  # all of them
+    rows = whole.store.epoch(1000, 8, whole.learner.generator)[0]  # all of them
     for trainer in (whole, pieces):
         trainer.store.unseen.sizes.zero_()
-    whole.steps_at_once, pieces.steps_at_once = None, 40
-    expected = whole.step(rows)
+    whole.learner.steps_at_once, pieces.learner.steps_at_once = None, 40
+    expected = whole.learner.step(rows)
     cut = pieces.store.pieces(rows, 40)
     assert len(cut) > 3
     assert sorted(torch.cat([piece.users_B for piece in cut]).tolist()) == sorted(rows.users_B.tolist())
-    actual = pieces.step(rows)
+    actual = pieces.learner.step(rows)
     assert actual.padded_steps < expected.padded_steps and actual.real_steps == expected.real_steps
     assert actual.figures.keys() == expected.figures.keys() and (len(expected.figures) > 2) == sair
     for name in expected.figures:
@@ -192,14 +193,14 @@ def test_a_loss_of_nan_or_inf_stops_the_run_and_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
 ) -> None:
     trainer = make_trainer(epochs=5)
-    loss = trainer.loss
+    loss = trainer.learner.loss
     steps = iter(range(1, 100))
 
     def broken(model: SASRec, batch: Batch, share: float) -> dict[str, Tensor]:
         parts = loss(model, batch, share)
         return {"bce": parts["bce"] * (bad if next(steps) == 8 else 1.0)}
 
-    trainer.loss = broken
+    trainer.learner.loss = broken
     with pytest.raises(NonFiniteError, match=r"^loss, bce.* became NaN or inf at step 8$"):
         fit(trainer, tmp_path)
     last_checkpoint = checkpoint.load(tmp_path / "last.pt")
@@ -215,7 +216,7 @@ def test_too_little_memory_says_what_to_lower(
         raise error
 
     trainer = make_trainer()
-    monkeypatch.setattr(trainer, "loss", full)
+    monkeypatch.setattr(trainer.learner, "loss", full)
     with pytest.raises(UserError, match=r"not enough memory for a training step: lower training.batch_size=\d+"):
         fit(trainer, tmp_path)
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sairlib import processes
 from sairlib.batch import PAD, EvalBatch, History, State, map_state
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part, Split
@@ -50,8 +51,9 @@ class Evaluator:
     def rank(self, model: Recommender, part: Part) -> dict[str, Ranks]:
         """Ranks of the targets of ``part``, by the name of the ranking, in the order of ``split.targets(part)``.
 
-        The model ranks in eval mode, and its own mode is restored. NonFiniteError, naming model and user, if a score is
-        NaN or inf. UserError if the memory does not suffice for a single user.
+        Several processes share the work, and all get all ranks. The model ranks in eval mode, and its own mode is
+        restored. NonFiniteError, naming model and user, if a score is NaN or inf. UserError if the memory does not
+        suffice for a single user.
         """
         shape = (2, self.store.n_targets(part))
         counts = {
@@ -60,11 +62,12 @@ class Evaluator:
         training = model.training
         model.eval()
         try:
-            for batch in self.store.evaluation(part, self.settings.batch_size):
-                self._rank_batch(model, part, batch, counts)
+            for number, batch in enumerate(self.store.evaluation(part, self.settings.batch_size)):
+                if number % processes.size() == processes.rank():
+                    self._rank_batch(model, part, batch, counts)
         finally:
             model.train(training)
-        return {name: Ranks(*count.cpu().numpy()) for name, count in counts.items()}
+        return {name: Ranks(*processes.total(count).cpu().numpy()) for name, count in counts.items()}
 
     def _rank_batch(self, model: Recommender, part: Part, batch: EvalBatch, counts: dict[str, Tensor]) -> None:
         """Rank as many rows at once as fit into memory: when they do not, half as many from then on."""

@@ -22,7 +22,8 @@ Item = TypeVar("Item")
 
 
 class RunLog:
-    """Writes the record of a run to ``directory``. Resuming at ``epoch`` drops later epochs from the earlier record.
+    """Writes the record of a run to ``directory``. Resuming after ``epoch`` whole epochs, and
+    ``step`` steps, drops what comes later from the earlier record.
 
     UserError if the directory cannot be written.
     """
@@ -31,11 +32,11 @@ class RunLog:
         self.directory = directory
         path = directory / "metrics.jsonl"
         with self._writing():
-            if epoch and path.exists():
+            if (epoch or step) and path.exists():
                 lines = [line for line in path.read_text().splitlines() if _epoch_of(line) <= epoch]
                 write_text(path, "".join(line + "\n" for line in lines))
             self._jsonl = open(path, "a", buffering=1)  # noqa: SIM115 (open during the whole run)
-            self.board = SummaryWriter(str(directory), purge_step=step + 1 if epoch else None)
+            self.board = SummaryWriter(str(directory), purge_step=step + 1 if epoch or step else None)
         self._excepthook, threading.excepthook = threading.excepthook, self._on_thread_error
 
     def text(self, tag: str, text: str) -> None:

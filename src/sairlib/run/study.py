@@ -112,7 +112,7 @@ class Study:
         NonFiniteError if a loss or score becomes NaN or inf.
         """
         directory, trainer = Path(directory), self.trainer
-        if trainer.progress.step or trainer.progress.epoch:
+        if trainer.learner.n_steps or trainer.progress.epoch:
             raise UserError("this study has already run: assemble another one with sairlib.study(...)")
         state = state_to_resume(directory, resume)
         try:
@@ -124,7 +124,7 @@ class Study:
             trainer.restore(state, directory / "last.pt")
         try:
             record = self._open(directory)
-            with closing(RunLog(directory, trainer.progress.epoch, trainer.progress.step)) as log:
+            with closing(RunLog(directory, trainer.progress.epoch, trainer.learner.n_steps)) as log:
                 self._introduce(log)
                 trainer.fit(log)
                 return self._test(directory, record, log)

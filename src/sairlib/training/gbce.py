@@ -9,7 +9,8 @@ from torch.nn.functional import softplus
 from sairlib.errors import UserError
 from sairlib.models.recommender import Recommender
 from sairlib.training.losses import DrawnLoss, sum_over_negatives
-from sairlib.training.negatives import Popular, Sampler
+from sairlib.training.negatives import Sampler
+from sairlib.training.shared_negatives import Popular
 
 
 @final

@@ -106,6 +106,9 @@ class RowAdam(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         group = self.param_groups[0]
+        for weight in group["params"]:
+            if weight.grad is not None:  # other processes may have looked up rows that this one did not
+                self._catch_up(weight, weight.grad._indices()[0])
         group["steps"] += 1
         (b1, b2), lr, t = group["betas"], group["lr"], group["steps"]
         rooted = math.sqrt(1 - b2**t)

@@ -1,4 +1,4 @@
-"""The settings of the training loop, and its learning rate at each step."""
+"""The settings of the training loop."""
 
 import math
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ class TrainingSettings:
     monitor: the validation figure (ranking/metric) that chooses the best weights.
     patience: stop after this many epochs without a better ``monitor``; 0 never stops.
     eval_every: epochs between validations.
+    save_every: steps between checkpoints to resume from inside an epoch; 0 for the ends of epochs only.
     precision: ``fp32``, or ``bf16`` (autocast; weights, optimiser and scores stay fp32; not faster on CPU).
     compile: pass the forward pass and the loss through torch.compile.
     length_window: sort the users of this many batches by length before cutting them into batches. More means less
@@ -39,6 +40,7 @@ class TrainingSettings:
     grad_clip: float = 0.0
     patience: int = 20
     eval_every: int = 1
+    save_every: int = 0
     monitor: str = "full/ndcg@10"
     precision: str = "fp32"
     compile: bool = False
@@ -48,7 +50,7 @@ class TrainingSettings:
         for name in ("epochs", "batch_size", "eval_every", "length_window"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 1 or more")
-        for name in ("weight_decay", "warmup_steps", "grad_clip", "patience"):
+        for name in ("weight_decay", "warmup_steps", "grad_clip", "patience", "save_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 0 or more")
         if not (self.lr > 0 and math.isfinite(self.lr)):
@@ -59,11 +61,3 @@ class TrainingSettings:
         for name, choices in options.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"training.{name}={getattr(self, name)}: choose one of {', '.join(choices)}")
-
-    def lr_at(self, step: int, total_steps: int) -> float:
-        """Learning rate of a step, counted from 0, of ``total_steps``."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / (self.warmup_steps + 1)
-        done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
-        shrink = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-        return self.lr * shrink[self.schedule]

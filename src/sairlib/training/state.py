@@ -1,10 +1,26 @@
-"""Load the weights of a checkpoint into a model."""
+"""Requests to a training under way, and loading the weights of a checkpoint into a model."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from sairlib.errors import UserError
+
+
+@dataclass
+class Requests:
+    """What a training is asked to do from outside, by a signal. It answers at the end of a step."""
+
+    save: bool = False
+    """Write a checkpoint and go on."""
+    stop: bool = False
+    """Write a checkpoint and raise ``Stopped``."""
+    at_once: bool = False
+    """Nothing is being changed, so that whoever asks to stop may raise ``Stopped`` on the spot."""
+    saved: Callable[[], None] | None = None
+    """Called once, after the checkpoint that was asked for."""
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], identity: dict[str, Any], place: object) -> None:

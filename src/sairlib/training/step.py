@@ -1,6 +1,7 @@
-"""A training step: batches through the model and the loss, then the optimisers."""
+"""A training step: a batch of users through the model and the loss, then the optimisers."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -8,8 +9,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sairlib.batch import PAD, Batch
+from sairlib.data.sequences import Rows
 from sairlib.models.recommender import Recommender
+from sairlib.training.objectives import Objective
+from sairlib.training.partners import Partners
 from sairlib.training.settings import TrainingSettings
+
+LossFunction = Callable[[Recommender, Batch, float], dict[str, Tensor]]
+"""From the model, a piece of a batch and its share of the batch to the named parts of its loss."""
 
 
 @dataclass
@@ -31,32 +38,55 @@ class Step:
         self.real_steps = self.real_steps + (batch.history.items_BN != PAD).sum()
 
 
-def train_step(
-    model: Recommender,
-    loss: Callable[[Recommender, Batch, float], dict[str, Tensor]],
-    batches: Iterable[tuple[Batch, float]],
-    optimizers: list[Optimizer],
-    lr: float,
-    settings: TrainingSettings,
-) -> Step:
-    """One optimiser step at the learning rate ``lr``.
+@dataclass
+class Learner:
+    """All that a training step needs and changes.
 
-    ``batches`` are the pieces of a batch, each with its share of it. ``loss`` gives the named parts of a piece's loss;
-    the gradients of all pieces add up.
+    ``steps_at_once``: the pieces in which a batch passes through the model, see ``Objective.batches``. ``total_steps``:
+    of the whole training, for the learning rate. ``partners``: the other processes that train the same model.
     """
-    for optimizer in optimizers:
-        optimizer.param_groups[0]["lr"] = lr
-        optimizer.zero_grad()
-    result = Step()
-    for batch, share in batches:
-        with torch.autocast(batch.targets_BNS.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            parts = loss(model, batch, share)
-        total = torch.stack(list(parts.values())).sum()
-        total.backward()
-        result.add(batch, {"loss": total, **parts})
-    if settings.grad_clip:
-        result.norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
-    for optimizer in optimizers:
-        optimizer.step()
-    model.after_step()
-    return result
+
+    model: Recommender
+    objective: Objective
+    loss: LossFunction
+    optimizers: list[Optimizer]
+    generator: torch.Generator
+    settings: TrainingSettings
+    total_steps: int
+    steps_at_once: int | None = None
+    partners: Partners | None = None
+    n_steps: int = 0
+    """Steps taken so far."""
+
+    def step(self, rows: Rows) -> Step:
+        """One optimiser step on the batch of these users. Nothing in it waits for the device."""
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = learning_rate(self.settings, self.n_steps, self.total_steps)
+            optimizer.zero_grad()
+        result, bf16 = Step(), self.settings.precision == "bf16"
+        batches = self.objective.batches(rows, self.generator, self.steps_at_once)
+        for batch, share in self.partners.own(batches) if self.partners else batches:
+            with torch.autocast(batch.targets_BNS.device.type, torch.bfloat16, enabled=bf16):
+                parts = self.loss(self.model, batch, share)
+            total = torch.stack(list(parts.values())).sum()
+            total.backward()  # the gradients of all pieces add up
+            result.add(batch, {"loss": total, **parts})
+        if self.partners:
+            self.partners.exchange_rows()
+        if self.settings.grad_clip:
+            result.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.model.after_step()
+        self.n_steps += 1
+        return result
+
+
+def learning_rate(settings: TrainingSettings, step: int, total_steps: int) -> float:
+    """The learning rate of a step, counted from 0, of ``total_steps``."""
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return settings.lr * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, total_steps - warmup)
+    shrink = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return settings.lr * shrink[settings.schedule]

@@ -4,23 +4,26 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from statistics import fmean
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from sairlib import processes
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.data.split import Part
-from sairlib.errors import NonFiniteError, UserError, out_of_memory
+from sairlib.errors import Stopped, UserError, out_of_memory
 from sairlib.evaluation.evaluator import Evaluator
+from sairlib.evaluation.rankings import Ranks
 from sairlib.models.recommender import Recommender
 from sairlib.nn.kernels.switch import allowed
+from sairlib.training.epoch import Epoch, means
 from sairlib.training.objectives import Objective
 from sairlib.training.optimisers import RowAdam, optimisers, tables_by_rows
+from sairlib.training.partners import Partners
 from sairlib.training.settings import TrainingSettings
-from sairlib.training.state import load_weights
-from sairlib.training.step import Step, train_step
+from sairlib.training.state import Requests, load_weights
+from sairlib.training.step import Learner, Step
 
 Item = TypeVar("Item")
 FLUSH = 20
@@ -49,10 +52,9 @@ class Recorder(Protocol):
 
 @dataclass
 class Progress:
-    """How far training has come. Resuming needs it, the model, the optimisers and the random generators."""
+    """How far training has come, in whole epochs."""
 
     epoch: int = 0
-    step: int = 0
     best_epoch: int = 0
     best: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -61,7 +63,8 @@ class Progress:
 class Trainer:
     """Holds everything that changes during training, and changes it. ``state()`` is what a checkpoint stores.
 
-    ``identity`` names the model, data set and split, so that no checkpoint of others is loaded. UserError if the
+    ``identity`` names the model, data set and split, so that no checkpoint of others is loaded. If several processes
+    train together (``processes.py``), each has a trainer, and all its methods are collective. UserError if the
     settings, the data and the model do not fit together.
     """
 
@@ -81,97 +84,162 @@ class Trainer:
         objective.check(model)
         model.prepare(store.counts_M)
         self.model = model
-        self.objective = objective
         self.store = store
         self.evaluator = evaluator
         self.settings = settings
+        self.seed = seed
         self.identity = identity
+        self.requests = Requests()
         self.progress = Progress()
-        self.generator = torch.Generator(store.device).manual_seed(seed)
+        self.epoch: Epoch | None = None
+        """The epoch under way."""
+        self.steps_per_epoch = store.n_batches(settings.batch_size)
+        self.learner = self._new_learner(objective)
+        if self.learner.optimizers and settings.precision != "fp32":
+            self._check_precision()
+        self._seed_process()
+
+    def _new_learner(self, objective: Objective) -> Learner:
+        model, settings, device = self.model, self.settings, self.store.device
         # A loss over all items changes every row at every step.
         tables = tables_by_rows(model, settings, objective.rows_per_batch) if objective.sampler else []
-        self.optimizers = optimisers(model, settings, tables)
-        self.loss = torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss
-        if self.optimizers and settings.precision != "fp32":
-            self._check_precision()
-        whole = store.device.type != "cpu" or settings.compile or not allowed()
-        self.steps_at_once = None if whole else PIECE
-        self.steps_per_epoch = store.n_batches(settings.batch_size)
+        learner = Learner(
+            model,
+            objective,
+            torch.compile(objective.loss, dynamic=True) if settings.compile else objective.loss,
+            optimisers(model, settings, tables),
+            torch.Generator(device).manual_seed(self.seed),
+            settings,
+            total_steps=settings.epochs * self.steps_per_epoch,
+            steps_at_once=None if device.type != "cpu" or settings.compile or not allowed() else PIECE,
+        )
+        if processes.size() > 1 and learner.optimizers:
+            learner.partners = Partners(model, learner.loss, tables)
+            learner.loss = learner.partners.loss
+        return learner
+
+    def _seed_process(self) -> None:
+        """Let every process but the first drop out other entries; what else is drawn is the same in all of them."""
+        if processes.rank():
+            torch.manual_seed(hash((self.seed, processes.rank(), self.learner.n_steps)) % 2**63)
 
     def fit(self, log: Recorder) -> None:
-        """Train until the epochs or the patience are used up. Saves ``best.pt`` and ``last.pt`` in ``log``."""
+        """Train until the epochs or the patience are used up. Saves ``best.pt`` and ``last.pt`` in ``log``.
+
+        Stopped, with ``last.pt`` saved, if ``requests`` ask for it.
+        """
         settings, progress = self.settings, self.progress
-        if not self.optimizers:
+        if not self.learner.optimizers:
             settings = replace(settings, epochs=1)  # a model without weights has nothing to train
         while progress.epoch < settings.epochs and not self._patience_is_over():
-            start = time.perf_counter()
             figures = self.train_epoch(log)
-            progress.epoch += 1
-            seconds = time.perf_counter() - start
-            line = f"epoch {progress.epoch:>3}  loss {figures['loss']:.4f}  {seconds:.1f} s"
-            if progress.epoch % settings.eval_every == 0 or progress.epoch == settings.epochs:
-                line += self._validate(log)
-            progress.seconds += time.perf_counter() - start
-            log.record(progress.epoch, progress.step, train=figures, seconds=round(seconds, 3))
+            self._answer_requests(log)
+            number, seconds = progress.epoch + 1, self._seconds()
+            line = f"epoch {number:>3}  loss {figures['loss']:.4f}  {seconds:.1f} s"
+            if number % settings.eval_every == 0 or number == settings.epochs:
+                line += self._validate(log, number)
+            progress.epoch = number
+            progress.seconds += self._seconds()
+            log.record(number, self.learner.n_steps, train=figures, seconds=round(seconds, 3))
+            self.epoch = None
             log.save("last.pt", self.state())
             log.say(line)
-
-    def step(self, rows: Rows) -> Step:
-        """One optimiser step on the batch of these users. Nothing in it waits for the device."""
-        lr = self.settings.lr_at(self.progress.step, self.settings.epochs * self.steps_per_epoch)
-        batches = self.objective.batches(rows, self.generator, self.steps_at_once)
-        result = train_step(self.model, self.loss, batches, self.optimizers, lr, self.settings)
-        self.progress.step += 1
-        return result
+            self._answer_requests(log)
 
     def train_epoch(self, log: Recorder) -> dict[str, float]:
-        """Train on every user once. Returns the means of the loss, its parts and the gradient's norm."""
-        if not self.optimizers:
+        """Train on every user once, or on the rest of the epoch under way.
+
+        Returns the means over the epoch of the loss, its parts and the gradient's norm.
+        """
+        learner = self.learner
+        generator = learner.generator
+        if self.epoch is None:
+            self.epoch = Epoch(generator.get_state())
+        else:  # draw the same order again
+            generator = generator.clone_state().set_state(self.epoch.start)
+        epoch = self.epoch
+        self._started = time.perf_counter() - epoch.seconds
+        if not learner.optimizers:
             return {"loss": 0.0}
         self.model.train()
-        start, padded_steps = time.perf_counter(), 0
-        real_steps = torch.zeros((), dtype=torch.long, device=self.store.device)
-        pending: list[Step] = []
-        figures: list[dict[str, float]] = []
-        batches = self.store.epoch(self.settings.batch_size, self.settings.length_window, self.generator)
-        for rows in log.progress(batches, f"epoch {self.progress.epoch + 1}"):
-            try:
-                pending.append(self.step(rows))
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                raise UserError(
-                    f"not enough memory for a training step: lower training.batch_size={self.settings.batch_size},"
-                    f" max_len={self.store.max_len} or negatives.n"
-                ) from error
-            padded_steps += pending[-1].padded_steps
-            real_steps += pending[-1].real_steps
-            if len(pending) == FLUSH or self.progress.step % self.steps_per_epoch == 0:
-                figures += self._read(pending, log)
-                pending = []
+        batches = self.store.epoch(self.settings.batch_size, self.settings.length_window, generator)
+        done, tokens, start = epoch.done, epoch.real_steps, time.perf_counter()
+        for rows in log.progress(batches[done:], f"epoch {self.progress.epoch + 1}"):
+            epoch.add(self._step(rows))
+            ended = epoch.done == len(batches)
+            if ended or epoch.done % FLUSH == 0:
+                self._read(epoch, log)
+            if not ended:
+                every = self.settings.save_every
+                self._answer_requests(log, save=every > 0 and learner.n_steps % every == 0)
         self.catch_up()
-        seconds, tokens = time.perf_counter() - start, int(real_steps)
-        speed = {
-            "steps_per_second": len(batches) / seconds,
-            "tokens_per_second": tokens / seconds,
-            "padding_share": 1 - tokens / max(1, padded_steps),
-        }
-        log.scalars("speed", speed, self.progress.step)
-        means = _means(figures)
         # Within an epoch the loss varies with the lengths of the batches; over an epoch it is the mean over all steps.
-        log.scalars("epoch", means, self.progress.step)
-        return means
+        figures = means(epoch.figures)
+        if epoch.done > done:  # else a process that was stopped after the last step has plotted these
+            seconds = time.perf_counter() - start
+            speed = {
+                "steps_per_second": (epoch.done - done) / seconds,
+                "tokens_per_second": (epoch.real_steps - tokens) / seconds,
+                "padding_share": 1 - epoch.real_steps / max(1, epoch.padded_steps),
+            }
+            log.scalars("speed", speed, learner.n_steps)
+            log.scalars("epoch", figures, learner.n_steps)
+        return figures
+
+    def _step(self, rows: Rows) -> Step:
+        try:
+            return self.learner.step(rows)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"not enough memory for a training step: lower training.batch_size={self.settings.batch_size},"
+                f" max_len={self.store.max_len} or negatives.n"
+            ) from error
+
+    def _read(self, epoch: Epoch, log: Recorder) -> None:
+        """Read the figures of the last steps and plot their means. NonFiniteError if one is NaN or inf.
+
+        The gradient's norm is of the last of these steps only: each norm costs a pass over all weights.
+        """
+        n_steps = self.learner.n_steps
+        norm = epoch.last_norm()
+        if norm is None:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
+        epoch.read(n_steps - epoch.done)
+        epoch.figures[-1]["gradient_norm"] = float(norm)
+        lr = self.learner.optimizers[0].param_groups[0]["lr"]
+        log.scalars("train", {**epoch.plot(), "lr": lr}, n_steps)
+
+    def _answer_requests(self, log: Recorder, save: bool = False) -> None:
+        """Save the state if that is due or asked for. Stopped, after saving, if that is asked for."""
+        asked = self.requests
+        save_asked, stop = processes.any_of([asked.save, asked.stop])
+        if save or save_asked or stop:
+            log.save("last.pt", self.state())
+        if save_asked:
+            asked.save = False
+            if asked.saved is not None:
+                asked.saved()
+        if stop:
+            raise Stopped
+
+    def _seconds(self) -> float:
+        """Seconds spent on the epoch under way."""
+        return time.perf_counter() - self._started
 
     def _check_precision(self) -> None:
         """UserError if bf16 has no effect because the model multiplies no matrices."""
         users_B = self.store.train_users[:8]
         rows = Rows(users_B, int(self.store.train_steps(users_B).max()))
-        [(batch, _)] = self.objective.batches(rows, self.generator.clone_state())
+        objective = self.learner.objective
+        [(batch, _)] = objective.batches(rows, self.learner.generator.clone_state())
         self.model.eval()
         with torch.no_grad():
-            exact = self.objective.loss(self.model, batch)
+            exact = objective.loss(self.model, batch)
             with torch.autocast(self.store.device.type, torch.bfloat16):
-                rounded = self.objective.loss(self.model, batch)
+                rounded = objective.loss(self.model, batch)
         if all(torch.equal(exact[name], rounded[name]) for name in exact):
             raise UserError(
                 f"training.precision={self.settings.precision} changes nothing for {type(self.model).__name__}:"
@@ -180,54 +248,44 @@ class Trainer:
 
     def catch_up(self) -> None:
         """Finish the pending updates of all tables. Call it before reading weights as a whole."""
-        for optimizer in self.optimizers:
+        for optimizer in self.learner.optimizers:
             if isinstance(optimizer, RowAdam):
                 optimizer.catch_up()
 
-    def _read(self, pending: list[Step], log: Recorder) -> list[dict[str, float]]:
-        """Copy the figures of the pending steps to the host and plot their means. NonFiniteError if one is NaN or inf.
-
-        The gradient's norm is of the last of these steps only: each norm costs a pass over all weights.
-        """
-        names, norm = list(pending[0].figures), pending[-1].norm
-        if norm is None:
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
-        values = torch.stack([torch.stack(list(step.figures.values())) for step in pending]).tolist()
-        figures = [dict(zip(names, row, strict=True)) for row in values]
-        figures[-1]["gradient_norm"] = float(norm)
-        for step, figure in enumerate(figures, self.progress.step - len(figures) + 1):
-            bad = [name for name, value in figure.items() if not math.isfinite(value)]
-            if bad:
-                raise NonFiniteError(f"{', '.join(bad)} became NaN or inf at step {step}")
-        means = _means(figures)
-        lr = self.optimizers[0].param_groups[0]["lr"]
-        log.scalars("train", {**means, "lr": lr}, self.progress.step)
-        return figures
-
-    def _validate(self, log: Recorder) -> str:
+    def _validate(self, log: Recorder, epoch: int) -> str:
         """Rank the validation part, save the weights if they are the best so far, and return a summary."""
         progress, start = self.progress, time.perf_counter()
-        ks = self.evaluator.settings.ks
+        ks, step = self.evaluator.settings.ks, self.learner.n_steps
         measured = {
             f"{ranking}/{name}": value
-            for ranking, ranks in self.evaluator.rank(self.model, Part.VALIDATION).items()
+            for ranking, ranks in self._rank_validation(log).items()
             for name, value in ranks.means(ks).items()
         }
         seconds = time.perf_counter() - start
-        log.scalars("validation", measured, progress.step)
-        log.scalars("speed", {"validation_seconds": seconds}, progress.step)
-        log.record(progress.epoch, progress.step, validation=measured, seconds=round(seconds, 3))
+        log.scalars("validation", measured, step)
+        log.scalars("speed", {"validation_seconds": seconds}, step)
+        log.record(epoch, step, validation=measured, seconds=round(seconds, 3))
         self.model.eval()
         history = next(self.store.evaluation(Part.VALIDATION, DIAGNOSED)).history
-        log.diagnosis(self.model.diagnose(history), progress.step)
+        log.diagnosis(self.model.diagnose(history), step)
         monitor = self.settings.monitor
         better = measured[monitor] > progress.best.get(monitor, -math.inf)
         if better:
-            progress.best_epoch, progress.best = progress.epoch, measured
-            best = {"identity": self.identity, "epoch": progress.epoch, "model": self.model.state_dict()}
-            log.save("best.pt", best)
+            progress.best_epoch, progress.best = epoch, measured
+            log.save("best.pt", {"identity": self.identity, "epoch": epoch, "model": self.model.state_dict()})
         return f"  validation {monitor} {measured[monitor]:.4f}{' *' if better else '  '}  {seconds:.1f} s"
+
+    def _rank_validation(self, log: Recorder) -> dict[str, Ranks]:
+        """Ranks of the validation part. A request to stop is answered at once: ranking changes nothing."""
+        self.requests.at_once = processes.size() == 1
+        try:
+            return self.evaluator.rank(self.model, Part.VALIDATION)
+        except Stopped:
+            self.requests.at_once = False
+            log.save("last.pt", self.state())
+            raise
+        finally:
+            self.requests.at_once = False
 
     def _patience_is_over(self) -> bool:
         patience, every = self.settings.patience, self.settings.eval_every
@@ -236,44 +294,53 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that ``restore`` needs, as plain tensors and numbers."""
-        device = self.store.device
+        learner, device, epoch = self.learner, self.store.device, self.epoch
+        if epoch is not None:
+            epoch.read(learner.n_steps - epoch.done)
+            epoch.seconds = self._seconds()
+        random = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
         return {
             "identity": self.identity,
             "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [optimizer.state_dict() for optimizer in learner.optimizers],
             "progress": asdict(self.progress),
-            "generator": self.generator.get_state(),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "step": learner.n_steps,
+            "epoch": None if epoch is None else asdict(epoch),
+            "generator": learner.generator.get_state(),
+            "random": processes.everyones(random),
         }
 
     def restore(self, state: dict[str, Any], place: object) -> None:
-        """Continue from ``state``, which was read from the file ``place``.
+        """Continue from ``state``, which was read from the file ``place``, on any number of processes.
 
         UserError if it belongs to another model, data set or split.
         """
-        keys = ("optimizers", "progress", "generator", "torch_rng", "cuda_rng")
-        if not state.keys() >= set(keys):
+        learner, device = self.learner, self.store.device
+        if not state.keys() >= {"optimizers", "progress", "step", "epoch", "generator", "random"}:
             raise UserError(f"{place} holds only weights, not a state to resume from")
         load_weights(self.model, state, self.identity, place)
-        if len(self.optimizers) != len(state["optimizers"]):
+        if len(learner.optimizers) != len(state["optimizers"]):
             raise UserError(
                 f"{place} was saved on another kind of device or with other training settings:"
                 " the state of its optimizer does not fit"
             )
-        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+        for optimizer, stored in zip(learner.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
             # Loading replaces the configured settings by the stored ones.
             configured = {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
             group = optimizer.param_groups[0]
             group |= {name: value for name, value in configured.items() if name in group}
         self.progress = Progress(**state["progress"])
-        self.generator.set_state(state["generator"].cpu())
-        torch.set_rng_state(state["torch_rng"].cpu())
-        if state["cuda_rng"] is not None and self.store.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.store.device)
-
-
-def _means(figures: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure over the steps that have it."""
-    return {name: fmean(f[name] for f in figures if name in f) for name in figures[-1]}
+        learner.n_steps = state["step"]
+        self.epoch = None if state["epoch"] is None else Epoch(**state["epoch"])
+        learner.generator.set_state(state["generator"].cpu())
+        if processes.rank() >= len(state["random"]):
+            self._seed_process()
+            return
+        random = state["random"][processes.rank()]
+        torch.set_rng_state(random["cpu"].cpu())
+        if random["cuda"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"].cpu(), device)
