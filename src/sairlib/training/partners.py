@@ -1,7 +1,7 @@
 """Training one model on several processes: each takes its part of every batch, and their gradients are summed."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -34,19 +34,24 @@ class Partners:
     Every process makes the same batches, with the same negatives, and takes every n-th of their users. So a step of n
     processes is the step of one, but for rounding and dropout. ``tables`` are those that are trained by rows: of them
     only the rows that a step looked up are exchanged. The gradients of all other weights pass through torch's
-    DistributedDataParallel, which sums them while the backward pass still runs.
+    DistributedDataParallel, which sums them while the backward pass still runs. ``example`` is any batch: it shows
+    whether a step uses all weights.
     """
 
-    def __init__(self, model: Recommender, loss: Callable[..., dict[str, Tensor]], tables: list[Table]) -> None:
+    def __init__(
+        self, model: Recommender, loss: Callable[..., dict[str, Tensor]], tables: list[Table], example: Batch
+    ) -> None:
         self.tables = tables
         self.rank, self.size = processes.rank(), processes.size()
         module = _LossModule(model, loss)
         by_rows = {name for name, p in module.named_parameters() if any(p is table.weight for table in tables)}
+        buffers = {name for name, _ in module.named_buffers()}  # constants, alike everywhere
         self.module: _LossModule | DistributedDataParallel = module
         if any(name not in by_rows for name, _ in module.named_parameters()):
-            # The one way that torch has to leave parameters out.
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, by_rows)
-            self.module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+            # The one way that torch has to leave something out.
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, by_rows | buffers)
+            unused = _leaves_weights_out(module, example)
+            self.module = DistributedDataParallel(module, find_unused_parameters=unused)
             self.module.register_comm_hook(None, _summed)
 
     def loss(self, model: Recommender, batch: Batch, share: float) -> dict[str, Tensor]:
@@ -80,7 +85,16 @@ class Partners:
             weight.grad = torch.sparse_coo_tensor(indices, _gathered(values, n_rows), weight.shape)
 
 
-def _summed(_: None, bucket: Any) -> torch.futures.Future[Tensor]:
+def _leaves_weights_out(module: _LossModule, example: Batch) -> bool:
+    """Whether some weights get no gradient. Draws nothing from torch's generators, as far as one can see afterwards."""
+    with torch.random.fork_rng():
+        torch.stack(list(module(example, 1.0).values())).sum().backward()
+    unused = any(p.grad is None for p in module.parameters())
+    module.zero_grad()
+    return unused
+
+
+def _summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     """The sum of gradients over all processes; by default DistributedDataParallel gives their mean."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     future: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sairlib import processes
+from sairlib.batch import Batch
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.data.split import Part
 from sairlib.errors import Stopped, UserError, out_of_memory
@@ -114,7 +115,7 @@ class Trainer:
             steps_at_once=None if device.type != "cpu" or settings.compile or not allowed() else PIECE,
         )
         if processes.size() > 1 and learner.optimizers:
-            learner.partners = Partners(model, learner.loss, tables)
+            learner.partners = Partners(model, learner.loss, tables, self._example(learner))
             learner.loss = learner.partners.loss
         return learner
 
@@ -231,10 +232,7 @@ class Trainer:
 
     def _check_precision(self) -> None:
         """UserError if bf16 has no effect because the model multiplies no matrices."""
-        users_B = self.store.train_users[:8]
-        rows = Rows(users_B, int(self.store.train_steps(users_B).max()))
-        objective = self.learner.objective
-        [(batch, _)] = objective.batches(rows, self.learner.generator.clone_state())
+        objective, batch = self.learner.objective, self._example(self.learner)
         self.model.eval()
         with torch.no_grad():
             exact = objective.loss(self.model, batch)
@@ -245,6 +243,13 @@ class Trainer:
                 f"training.precision={self.settings.precision} changes nothing for {type(self.model).__name__}:"
                 " it multiplies no matrices in training; use fp32"
             )
+
+    def _example(self, learner: Learner) -> Batch:
+        """A batch of 8 users. The trainer's generator does not move."""
+        users_B = self.store.train_users[:8]
+        rows = Rows(users_B, int(self.store.train_steps(users_B).max()))
+        [(batch, _)] = learner.objective.batches(rows, learner.generator.clone_state())
+        return batch
 
     def catch_up(self) -> None:
         """Finish the pending updates of all tables. Call it before reading weights as a whole."""
