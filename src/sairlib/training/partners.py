@@ -82,7 +82,8 @@ class Partners:
             values = weight.new_empty(0, weight.shape[1]) if gradient is None else gradient._values()
             n_rows = processes.everyones(len(ids))
             indices = _gathered(ids, n_rows)[None]
-            weight.grad = torch.sparse_coo_tensor(indices, _gathered(values, n_rows), weight.shape)
+            summed = torch.sparse_coo_tensor(indices, _gathered(values, n_rows), weight.shape, check_invariants=False)
+            weight.grad = summed
 
 
 def _leaves_weights_out(module: _LossModule, example: Batch) -> bool:
