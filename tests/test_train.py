@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -57,6 +58,27 @@ def command(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return code, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs, trained once."""
+    path = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAIRLIB_DATA", str(path / "data"))
+        patch.setenv("SAIRLIB_CACHE", str(path / "cache"))
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.chdir(path)
+        write_ratings(path / "data" / "ml-latest-small" / "ratings.csv", walks())
+        assert call(train.main, patch, *TINY) == 0
+    return path / "run"
+
+
+@pytest.fixture
+def run_of_two_epochs(home: Path, trained: Path) -> Path:
+    """A copy of the finished run in ``run`` below the working directory."""
+    shutil.copytree(trained, home / "run")
+    return home / "run"
 
 
 def python(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -157,21 +179,43 @@ def test_a_run_is_never_overwritten_but_can_be_resumed(home: Path, command: Comm
     assert (home / "run" / "test.json").read_text() == (home / "straight" / "test.json").read_text()
 
 
-def test_a_resumed_run_keeps_its_settings_unless_they_are_overridden(home: Path, command: Command) -> None:
-    assert (
-        command("experiment=quickstart", "model=sasrec", "training.lr=0.02", "data.root=${oc.env:SAIRLIB_DATA}")[0] == 0
-    )
+def test_a_resumed_run_keeps_its_settings_but_for_those_that_may_change(home: Path, command: Command) -> None:
+    given = ("experiment=quickstart", "model=sasrec", "training.lr=0.02", "data.root=${oc.env:SAIRLIB_DATA}")
+    assert command(*given)[0] == 0
     began = OmegaConf.load(home / "run" / "config.yaml")
-    code, out, err = command("resume=true", "run_dir=run", "training.epochs=3", "training.lr=0.03", tiny=[])
+    before = contents(home / "run")
+    lr = ("resume=true", "run_dir=run", "training.epochs=3", "training.lr=0.03")
+    assert refused(command(*lr, tiny=[]), "other settings: training.lr 0.02 -> 0.03;")
+    assert contents(home / "run") == before
+    freely = ("training.lr=2e-2", "training.patience=7", "training.eval_every=2", "evaluation.batch_size=3")
+    code, out, err = command("resume=true", "run_dir=run", "training.epochs=3", *freely, tiny=[])
     assert (code, err) == (0, "") and "epoch   3" in out
     config = OmegaConf.load(home / "run" / "config.yaml")
-    assert (config.training.epochs, config.training.lr) == (3, 0.03)
-    began.training.epochs, began.training.lr = 3, 0.03
+    began.training.epochs, began.training.patience, began.training.eval_every = 3, 7, 2
+    began.evaluation.batch_size = 3
     assert config == began
     assert command("resume=true", "run_dir=run", "training.epochs=4", tiny=[])[0] == 0
-    assert OmegaConf.load(home / "run" / "config.yaml").training.lr == 0.03
+    assert OmegaConf.load(home / "run" / "config.yaml").training.patience == 7
     (home / "run" / ".hydra" / "overrides.yaml").write_text("{")
     assert refused(command("resume=true", "run_dir=run", tiny=[]), "overrides.yaml is not a run's configuration")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("seed=2", "loss=bpr", "model.dropout=0.4", "training.batch_size=8", "training.optimizer=adagrad"),
+        *("training.monitor=full/mrr", "evaluation.n_candidates=6", "evaluation.ks=[10]", "negatives=shared"),
+        *("training.schedule=linear", "max_len=9", "split.min_actions=4", "model=sasrec", "training.compile=true"),
+    ],
+)
+def test_another_setting_is_refused_with_the_difference(
+    home: Path, command: Command, run_of_two_epochs: Path, change: str
+) -> None:
+    before = contents(run_of_two_epochs)
+    name = change.partition("=")[0]
+    line = command("resume=true", "training.epochs=3", change)
+    assert refused(line, f"other settings: {name}", " -> ", "training.epochs, training.patience")
+    assert contents(home / "run") == before
 
 
 def test_resuming_what_is_not_this_run_is_refused(home: Path, command: Command) -> None:
@@ -179,16 +223,87 @@ def test_resuming_what_is_not_this_run_is_refused(home: Path, command: Command) 
     assert not (home / "run").exists()
     assert command()[0] == 0
     before = contents(home / "run")
-    assert refused(command("resume=true", "model=sasrec"), "last.pt", "another model")
-    assert refused(command("resume=true", "model.d=16"), "last.pt", "other settings")
-    assert refused(
-        command("resume=true", "dataset.filters.user_core=10", "dataset.filters.item_core=2"), "nothing is left"
-    )
     write_ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", walks(21))
     assert refused(command("resume=true"), "last.pt", "another data and split")
     (home / "run" / "last.pt").write_bytes(before["last.pt"][:1000])
     assert refused(command("resume=true"), "last.pt", "not a complete checkpoint")
     assert {**contents(home / "run"), "last.pt": before["last.pt"]} == before
+
+
+def test_a_default_that_changed_since_stays_what_it_was_for_a_run(
+    home: Path, command: Command, run_of_two_epochs: Path
+) -> None:
+    path = run_of_two_epochs / "config.yaml"
+    old = OmegaConf.load(path)
+    old.training.lr, old.training.patience = 0.5, 1  # as if these had been the defaults when it began
+    del old.training.length_window  # and sairlib had not known this yet
+    path.write_text(OmegaConf.to_yaml(old))
+    code, out, err = command("resume=true", "training.epochs=3", "training.patience=9")
+    assert (code, err) == (0, ""), err
+    assert "keeps what was the default when it began: training.lr=0.5 (now 0.001)" in out and "patience=" not in out
+    new = OmegaConf.load(path)
+    assert (new.training.lr, new.training.patience, new.training.length_window) == (0.5, 9, 32)
+    new.training.momentum = 0.1
+    path.write_text(OmegaConf.to_yaml(new))
+    assert refused(command("resume=true"), "another version of sairlib", "training.momentum 0.1 -> (not set)")
+
+
+def test_a_schedule_that_ends_elsewhere_is_told(home: Path, command: Command) -> None:
+    assert command("training.schedule=cosine")[0] == 0
+    code, out, _ = command("resume=true", "training.schedule=cosine", "training.epochs=3")
+    assert code == 0 and "training.schedule=cosine ends at the last epoch: with training.epochs=3, not 2" in out
+
+
+def test_a_finished_run_repeats_nothing(home: Path, command: Command, run_of_two_epochs: Path) -> None:
+    before = contents(run_of_two_epochs)
+    for words in (["resume=true"], ["resume=auto"], ["resume=true", "training.epochs=1"]):
+        code, out, err = command(*words)
+        assert (code, err) == (0, "") and "run is finished, at epoch 2" in out and "ndcg@10" in out
+        assert contents(run_of_two_epochs) == before
+    for name in ("test.json", "ranks.npz"):  # stopped after the last epoch: it is tested, and not trained
+        (run_of_two_epochs / name).unlink()
+        code, out, err = command("resume=true")
+        assert (code, err) == (0, "") and "epoch   " not in out
+        assert {name: contents(run_of_two_epochs)[name] for name in ("test.json", "last.pt", "metrics.jsonl")} == {
+            name: before[name] for name in ("test.json", "last.pt", "metrics.jsonl")
+        }
+
+
+def test_figures_of_an_earlier_end_are_not_taken_for_those_of_the_run(
+    home: Path, command: Command, run_of_two_epochs: Path
+) -> None:
+    old = (run_of_two_epochs / "test.json").read_text()
+    figures = json.loads(old)
+    (run_of_two_epochs / "test.json").write_text(json.dumps({**figures, "best_epoch": figures["best_epoch"] - 1}))
+    code, out, _ = command("resume=true")
+    assert code == 0 and "finished" not in out and (run_of_two_epochs / "test.json").read_text() == old
+
+
+def test_a_run_whose_patience_has_ended_is_not_trained_on(home: Path, command: Command) -> None:
+    words = ("training.epochs=30", "training.patience=1", "training.lr=1e-9")
+    code, out, _ = command(*words)
+    assert code == 0 and "epoch   2" in out
+    before = contents(home / "run")
+    last = json.loads(before["metrics.jsonl"].splitlines()[-1])["epoch"]
+    assert last < 30
+    code, out, _ = command(*words, "resume=true")
+    assert code == 0 and f"finished, at epoch {last}" in out and contents(home / "run") == before
+    assert f"epoch {last + 1:>3}" in command(*words, "training.patience=2", "resume=true")[1]
+
+
+def test_resume_auto_starts_a_run_and_goes_on_with_it(home: Path, command: Command) -> None:
+    code, out, err = command("resume=auto")
+    assert (code, err) == (0, "") and "epoch   1" in out
+    code, out, err = command("resume=auto", "training.epochs=3")
+    assert (code, err) == (0, "") and "epoch   3" in out and "epoch   2" not in out
+    grid = ("-m", "resume=auto", "seed=1,2", "training.epochs=1")
+    assert command(*grid, "hydra.sweep.dir=grid")[1].count("epoch   1") == 2
+    assert command(*grid, "hydra.sweep.dir=grid")[1].count("finished") == 2
+    assert refused(command(*grid), "resume=auto needs hydra.sweep.dir=DIR")
+    without = [word for word in TINY if not word.startswith("run_dir=")]
+    assert refused(command("resume=auto", tiny=without), "resume=auto needs run_dir=DIR")
+    assert refused(command("resume=true", tiny=without), "resume=true needs run_dir=DIR")
+    assert refused(command("resume=auto", "seed=2"), "other settings: seed 1 -> 2")
 
 
 def test_multirun_makes_a_directory_for_each_job(home: Path, command: Command) -> None:

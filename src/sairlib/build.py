@@ -1,6 +1,7 @@
 """From configuration to objects. Only this module and the commands know Hydra."""
 
 import inspect
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,14 @@ CONFIG_PATH = str(_CHECKOUT) if (_CHECKOUT / "train.yaml").is_file() else "pkg:/
 """The checkout's ``conf/`` if there is one, else the copy in the installed package."""
 
 
+def _unique() -> str:
+    """Six random characters, for names that do not collide. They leave the random generators alone."""
+    return "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(6))
+
+
+OmegaConf.register_new_resolver("unique", _unique, use_cache=True, replace=True)
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The settings at the top level of ``train.yaml``. UserError for a value out of range."""
@@ -52,10 +61,15 @@ class RunSettings:
     seed: int
     device: str
     max_len: int
-    resume: bool
+    resume: str
+    """``true``, ``false``, or ``auto``: if there is a run in ``run_dir``."""
     run_dir: str
 
     def __post_init__(self) -> None:
+        if self.resume.lower() not in ("true", "false", "auto"):
+            raise UserError(f"resume={self.resume}: choose one of true, false, auto")
+        if not self.run_dir:
+            raise UserError("run_dir= is empty: give a directory")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: must be between 0 and 2^63 - 1")
         if self.max_len < 1:
@@ -136,6 +150,11 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
         time.perf_counter() - started,
     )
     return Study(data_split, store, recommender, train_objective, evaluator, trainer, about)
+
+
+def resume_mode(config: DictConfig) -> str:
+    """``true``, ``false`` or ``auto``."""
+    return str(config.resume).lower()
 
 
 def check_run(config: DictConfig) -> None:

@@ -1,5 +1,6 @@
 """What the commands share: how they report errors."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ def plain_errors() -> Iterator[None]:
 
 def run_command(main: Callable[[], object]) -> None:
     """Run a command. A Hydra main also uses ``plain_errors`` inside its task, before Hydra adds lines to an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file may have characters that it cannot show
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra catches all errors, and bugs lose their traceback
     try:
         with plain_errors():

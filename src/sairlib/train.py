@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sairlib import build
 from sairlib.commands import plain_errors, run_command
+from sairlib.errors import UserError
 from sairlib.resume import resume
-from sairlib.run.study import state_to_resume
+from sairlib.run.directory import CONFIG, RunDirectory, holds_run
 
 
 def train(config: DictConfig, directory: Path) -> float:
@@ -21,43 +22,55 @@ def train(config: DictConfig, directory: Path) -> float:
 
     Returns the best VALIDATION figure of ``training.monitor``: a search over settings must not see test figures.
     """
-    state_to_resume(directory, resume=False)  # before data is read: the directory may hold another run
     job = HydraConfig.get()
-    documents = {
-        ".hydra/config.yaml": OmegaConf.to_yaml(config),
-        ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": job})),
-        ".hydra/overrides.yaml": OmegaConf.to_yaml(job.overrides.task),
-    }
-    study = build.study(config, shlex.join(["python", "-m", "sairlib.train", *sys.argv[1:]]), documents)
     if job.mode == RunMode.MULTIRUN:
         print(f"\njob {job.job.num}: {' '.join(job.overrides.task)}", flush=True)
-    return study.run(directory).validation[config.training.monitor]
+    mode = build.resume_mode(config)
+    if mode == "true" or (mode == "auto" and holds_run(directory)):
+        return resume(directory, list(job.overrides.task)).validation[config.training.monitor]
+    command = shlex.join(["python", "-m", "sairlib.train", *sys.argv[1:]])
+    documents = {
+        ".hydra/overrides.yaml": OmegaConf.to_yaml(job.overrides.task),
+        ".hydra/config.yaml": OmegaConf.to_yaml(config),
+        ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": job})),
+    }
+    with RunDirectory(directory) as place:
+        # Before the data is read: a run that is killed while it reads can be resumed.
+        place.write({**documents, CONFIG: OmegaConf.to_yaml(config, resolve=True)})
+        return build.study(config, command, documents).run_in(place).validation[config.training.monitor]
+
+
+def _directory(config: DictConfig) -> Path:
+    """The directory of this run or job. UserError for a new name where the run in it is to be resumed."""
+    job = HydraConfig.get()
+    many = job.mode == RunMode.MULTIRUN
+    mode = build.resume_mode(config)
+    name, raw = "run_dir", OmegaConf.to_yaml(OmegaConf.masked_copy(config, "run_dir"))
+    if many:
+        name, raw = "hydra.sweep.dir", OmegaConf.to_yaml(job.sweep)
+    if mode != "false" and "${unique:" in raw:
+        raise UserError(f"resume={mode} needs {name}=DIR: the default name is a new one at every start")
+    if not many and job.run.dir != ".":
+        raise UserError("hydra.run.dir is not used: give run_dir=DIR")
+    return Path(job.runtime.output_dir if many else config.run_dir)
 
 
 @hydra.main(version_base="1.3", config_path=build.CONFIG_PATH, config_name="train")
 def _hydra_main(config: DictConfig) -> float:
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        with plain_errors():
+    with plain_errors():
+        build.check_run(config)
+        directory = _directory(config)
+        try:
             return train(config, directory)
-    except BaseException:
-        # Hydra creates the directory before anything is checked: remove it if it is empty.
-        here = Path.cwd()
-        for folder in (directory, *directory.parents[:2]):
-            if folder not in (here, *here.parents):
-                with suppress(OSError):
-                    folder.rmdir()
-        raise
+        finally:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                with suppress(OSError):  # Hydra created it: it stays if there is something in it
+                    directory.rmdir()
 
 
 def main() -> None:
-    """The console script ``sairlib-train``. With resume=true it does what ``sairlib-resume`` does."""
-    settings = {name.lstrip("+~"): value for name, _, value in (word.partition("=") for word in sys.argv[1:])}
-    if settings.get("resume", "").lower() != "true":
-        run_command(_hydra_main)
-        return
-    changes = [word for word in sys.argv[1:] if word.partition("=")[0] not in ("resume", "run_dir")]
-    run_command(lambda: resume(settings.get("run_dir"), changes))
+    """The console script ``sairlib-train``."""
+    run_command(_hydra_main)
 
 
 if __name__ == "__main__":

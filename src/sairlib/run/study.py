@@ -1,6 +1,6 @@
 """A study: all objects of a run, assembled once; its result; and a finished run."""
 
-import os
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -16,17 +16,15 @@ from sairlib.data.split import Part, Split
 from sairlib.errors import UserError
 from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.rankings import Ranks
-from sairlib.files import write_json, write_text
+from sairlib.files import write_json
 from sairlib.models.recommender import Recommender
 from sairlib.nn.layers import UserTable
-from sairlib.run import checkpoint, report, runtime
+from sairlib.run import changes, checkpoint, report, runtime
+from sairlib.run.directory import CONFIG, STATE, RunDirectory, how_to_resume, shown
 from sairlib.run.log import RunLog
 from sairlib.training.objectives import Objective
 from sairlib.training.state import load_weights
 from sairlib.training.trainer import Trainer
-
-WRITTEN = ("config.yaml", "run.json", "metrics.jsonl", "best.pt", "events.out.tfevents.*", ".hydra/*.yaml")
-"""Files that a run writes before its first checkpoint of the training state."""
 
 
 @dataclass(frozen=True)
@@ -107,37 +105,69 @@ class Study:
     def run(self, directory: str | Path, resume: bool = False) -> Result:
         """Train, choose the best weights by validation, test once, and write everything into ``directory``, a new one.
 
-        With ``resume``, continue from the ``last.pt`` in ``directory`` instead. UserError if the study has run, if the
-        directory holds another run or cannot be written, or if the state to resume belongs to another study.
-        NonFiniteError if a loss or score becomes NaN or inf.
+        With ``resume``, continue the run in ``directory`` instead: from its ``last.pt``, or from the beginning if it
+        was killed before it had one. Of a finished run nothing is repeated.
+
+        UserError if the study has run, if the directory holds another run or cannot be written, or if the run to resume
+        belongs to another study or has other settings. NonFiniteError if a loss or score becomes NaN or inf.
         """
-        directory, trainer = Path(directory), self.trainer
-        if trainer.learner.n_steps or trainer.progress.epoch:
+        if self.trainer.learner.n_steps or self.trainer.progress.epoch:
             raise UserError("this study has already run: assemble another one with sairlib.study(...)")
-        state = state_to_resume(directory, resume)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot create the run directory {directory} ({error.strerror or error})") from error
+        with RunDirectory(Path(directory), resume) as place:
+            return self.run_in(place)
+
+    def run_in(self, place: RunDirectory) -> Result:
+        """As ``run``, in a directory that is held already."""
+        directory, trainer = place.path, self.trainer
+        if place.resumed:
+            self._check_settings(directory)
+        state = checkpoint.load(directory / STATE) if place.has_state else None
         torch.set_rng_state(self._random)
         if state is not None:
-            trainer.restore(state, directory / "last.pt")
+            trainer.restore(state, directory / STATE)
+            finished = self._finished(directory)
+            if finished is not None:
+                return finished
+        elif place.resumed:
+            place.clear_record()
         try:
-            record = self._open(directory)
+            record = self._open(place)
             with closing(RunLog(directory, trainer.progress.epoch, trainer.learner.n_steps)) as log:
                 self._introduce(log)
+                if place.resumed and state is None:
+                    log.say(f"{directory} has no checkpoint yet: the run starts from the beginning")
                 trainer.fit(log)
                 return self._test(directory, record, log)
         except KeyboardInterrupt:
-            if (directory / "last.pt").exists():
-                place = os.path.relpath(directory)
-                print(f"resume it by: python -m sairlib.resume run={place}", file=sys.stderr)
+            if place.has_state:
+                print(f"resume it by: {how_to_resume(directory)}", file=sys.stderr)
             raise
-        finally:
-            if not (directory / "last.pt").exists():
-                _forget(directory)
 
-    def _open(self, directory: Path) -> dict[str, Any]:
+    def _check_settings(self, directory: Path) -> None:
+        """UserError if the run in ``directory`` was started with settings that a resumed run may not change."""
+        path, given = directory / CONFIG, self.about.documents.get(CONFIG)
+        if given is None or not path.is_file():
+            return
+        differing = changes.differences(changes.read(path), changes.flat(given, CONFIG))
+        changes.refuse({name: pair for name, pair in differing.items() if changes.is_refused(name, *pair)}, directory)
+
+    def _finished(self, directory: Path) -> Result | None:
+        """The stored result if nothing is left to train, and the best weights have been tested; else None."""
+        progress = self.trainer.progress
+        if not self.trainer.done:
+            return None
+        try:
+            test = json.loads((directory / "test.json").read_text())
+            if (test["best_epoch"], test["split_sha256"]) != (progress.best_epoch, self.split.sha256()):
+                return None  # of an earlier end, before the run was resumed for longer
+            _, ranks = report.read_ranks(directory / "ranks.npz")
+            table = report.table(test)
+        except (OSError, ValueError, LookupError, TypeError):  # missing or damaged: it is made again
+            return None
+        print(f"{table}\n\nthe run in {shown(directory)} is finished, at epoch {progress.epoch}: nothing is repeated")
+        return Result(directory, progress.best_epoch, progress.best, test, ranks)
+
+    def _open(self, place: RunDirectory) -> dict[str, Any]:
         """Write the documents and ``run.json``; return the record, which ``_test`` completes."""
         drawn = self.evaluator.drawn
         record = {
@@ -151,11 +181,8 @@ class Study:
             "n_parameters": self.model.n_parameters(),
             "seconds": {"preparing": round(self.about.preparing, 3)},
         }
-        for name, text in self.about.documents.items():
-            path = directory / name
-            path.parent.mkdir(exist_ok=True)
-            write_text(path, text)
-        write_json(directory / "run.json", record)
+        place.write(self.about.documents)
+        write_json(place.path / "run.json", record)
         return record
 
     def _introduce(self, log: RunLog) -> None:
@@ -198,29 +225,5 @@ class Study:
         if best["epoch"] == trainer.settings.epochs:
             log.say("the best epoch is the last: more epochs would likely give better figures")
         log.say(f"\n{report.table(test)}")
-        log.say(f"\nbest epoch {best['epoch']}; everything is kept in {os.path.relpath(directory)}")
+        log.say(f"\nbest epoch {best['epoch']}; everything is kept in {shown(directory)}")
         return Result(directory, best["epoch"], trainer.progress.best, test, ranks)
-
-
-def state_to_resume(directory: Path, resume: bool) -> dict[str, Any] | None:
-    """The state to resume, or None for a new run.
-
-    UserError if ``directory`` has nothing to resume, or if it holds a run and ``resume`` is False.
-    """
-    if resume:
-        return checkpoint.load(directory / "last.pt")
-    if (directory / "config.yaml").exists() or (directory / "last.pt").exists():
-        raise UserError(
-            f"run_dir={directory} already holds a run: choose another directory, or resume it by"
-            f" python -m sairlib.resume run={directory}"
-        )
-    return None
-
-
-def _forget(directory: Path) -> None:
-    """Remove the files of a run that ended before its first checkpoint, so that its directory can be used again."""
-    for pattern in WRITTEN:
-        for path in directory.glob(pattern):
-            path.unlink(missing_ok=True)
-    if (directory / ".hydra").is_dir():
-        (directory / ".hydra").rmdir()

@@ -132,7 +132,7 @@ class Trainer:
         settings, progress = self.settings, self.progress
         if not self.learner.optimizers:
             settings = replace(settings, epochs=1)  # a model without weights has nothing to train
-        while progress.epoch < settings.epochs and not self._patience_is_over():
+        while not self.done:
             figures = self.train_epoch(log)
             self._answer_requests(log)
             number, seconds = progress.epoch + 1, self._seconds()
@@ -291,6 +291,12 @@ class Trainer:
             raise
         finally:
             self.requests.at_once = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the epochs or the patience are used up."""
+        epochs = self.settings.epochs if self.learner.optimizers else 1  # a model without weights has nothing to train
+        return self.progress.epoch >= epochs or self._patience_is_over()
 
     def _patience_is_over(self) -> bool:
         patience, every = self.settings.patience, self.settings.eval_every
