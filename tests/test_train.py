@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -14,13 +16,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from command_helpers import call, contents, refused, write_ratings
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from sairlib import train
+from sairlib import resume, train
 from sairlib.data.sequences import Rows
 from sairlib.run import checkpoint
+from sairlib.run.directory import DOCUMENTS, EARLY, LOCK, RunDirectory
 from sairlib.training.step import Learner
 
 TINY = [
@@ -304,6 +308,122 @@ def test_resume_auto_starts_a_run_and_goes_on_with_it(home: Path, command: Comma
     assert refused(command("resume=auto", tiny=without), "resume=auto needs run_dir=DIR")
     assert refused(command("resume=true", tiny=without), "resume=true needs run_dir=DIR")
     assert refused(command("resume=auto", "seed=2"), "other settings: seed 1 -> 2")
+
+
+def test_three_runs_started_at_the_same_moment_have_a_directory_each(home: Path) -> None:
+    small = [word for word in TINY if not word.startswith("run_dir=")]
+    command = [sys.executable, "-m", "sairlib.train", *small, "training.epochs=1", "model=poprec"]
+    start = [[*(word for word in command if not word.startswith("model.")), f"seed={seed}"] for seed in (1, 2, 3)]
+    runs = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for words in start]
+    assert [(run.communicate(timeout=200)[1], run.returncode) for run in runs] == [("", 0)] * 3
+    configs = sorted(home.glob("outputs/*/*/config.yaml"))
+    assert sorted(OmegaConf.load(path).seed for path in configs) == [1, 2, 3]
+    assert all((path.parent / "test.json").is_file() and not (path.parent / ".lock").exists() for path in configs)
+
+
+def test_two_runs_in_one_directory_are_refused_while_the_first_lives(home: Path, command: Command) -> None:
+    with RunDirectory(home / "run"):
+        assert refused(command(), "run_dir=run is in use by process", str(os.getpid()))
+        assert refused(command("resume=auto"), "in use")
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3, 4, 5])
+def test_a_run_that_was_killed_early_can_be_resumed_and_replaced(
+    home: Path, command: Command, run_of_two_epochs: Path, documents: int
+) -> None:
+    """Killed after it has written so many of its documents, and then everything before its first checkpoint."""
+    whole = contents(run_of_two_epochs)
+    early = {**dict.fromkeys((*DOCUMENTS[:documents],), b""), **dict.fromkeys(EARLY if documents > 4 else (), b"")}
+    for name in {*whole} - {*early}:
+        (run_of_two_epochs / name).unlink()
+    (run_of_two_epochs / LOCK).write_text("\n".join(["123 elsewhere", *DOCUMENTS, *EARLY]) + "\n")
+    shutil.copytree(run_of_two_epochs, home / "other")
+    code, out, err = command("resume=true", tiny=["run_dir=run"])
+    assert (code, err) == (0, "") and "starts from the beginning" in out
+    assert command("seed=2", "run_dir=other")[0] == 0
+    same = ("test.json", "metrics.jsonl", ".hydra/overrides.yaml")
+    figures = {name: value for name, value in contents(home / "run").items() if name in same}
+    assert figures["test.json"] == whole["test.json"]
+    assert figures["metrics.jsonl"].count(b"\n") == whole["metrics.jsonl"].count(b"\n")
+    assert OmegaConf.load(home / "other" / "config.yaml").seed == 2
+    assert not (home / "run" / LOCK).exists() and not (home / "other" / LOCK).exists()
+
+
+ODD = ["a  b 'q' \"é\n$HOME", "x\\'y", "a,b=[1]{2}", "back\\", "-m", "${x}"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_name_of_a_directory_works(
+    home: Path, command: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    word = QuotedString(name.replace("${", "\\${"), Quote.single).with_quotes()
+    poprec = [word for word in TINY if not word.startswith(("model.", "run_dir="))]
+    tiny = [*poprec, "model=poprec", f"run_dir={word}"]
+    code, _, err = command(tiny=tiny)
+    assert (code, err) == (0, "") and (home / name / "test.json").is_file()
+    assert "python -m sairlib.resume" in command(tiny=tiny)[2]
+    (home / name / "test.json").unlink()
+    assert call(resume.main, monkeypatch, f"run={name}") == 0 and (home / name / "test.json").is_file()
+    again = shlex.split(json.loads((home / name / "run.json").read_text())["command"])
+    assert command(tiny=again[3:])[::2] == (0, "")  # the recorded command is right too
+
+
+def test_a_name_that_cannot_be_written_gets_one_line(home: Path, command: Command) -> None:
+    (home / "file").write_text("mine")
+    bad = {"file": "not a directory", "file/run": "Not a directory", "n" * 300: "too long", "/proc/x/run": "No such"}
+    for name, says in bad.items():
+        assert refused(command(f"run_dir={name}"), says, "run_dir=" if "not" in says else "run directory")
+    assert refused(command(f"run_dir='{os.fsdecode(bytes([255]))}'"), "run directory", "not UTF-8")
+    assert refused(command("hydra.run.dir=x"), "give run_dir=DIR")
+    assert refused(command("run_dir="), "run_dir= is empty")
+    assert [path.name for path in home.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("becomes", ["nothing", "a file", "another run's"])
+def test_a_directory_that_vanishes_in_mid_run_gets_one_line(
+    home: Path, command: Command, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    step = Learner.step
+
+    def vanish(self: Learner, rows: Rows) -> Any:
+        if self.n_steps == 3:
+            shutil.rmtree("run")
+            if becomes == "a file":
+                Path("run").write_text("mine")
+            elif becomes == "another run's":
+                other.append(RunDirectory(Path("run")))
+        return step(self, rows)
+
+    other: list[RunDirectory] = []
+    monkeypatch.setattr(Learner, "step", vanish)
+    answer = command()
+    if other:  # whose directory it is now: that one's lock is left alone
+        assert (home / "run" / LOCK).is_file()
+        other[0].close()
+    else:
+        assert refused(answer, "could not write", "run")
+        assert [path.read_text() for path in home.iterdir()] == ([] if becomes == "nothing" else ["mine"])
+
+
+def test_a_clock_that_goes_backwards_breaks_nothing(
+    home: Path, command: Command, monkeypatch: pytest.MonkeyPatch, run_of_two_epochs: Path
+) -> None:
+    now, jumps = time.time(), iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: now - 1000 * next(jumps))
+    assert command("training.epochs=3", "resume=true")[::2] == (0, "")
+    monkeypatch.undo()
+    lines = (home / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_obstacle(home: Path) -> None:
+    poprec = [word for word in TINY if not word.startswith(("model.", "run_dir="))]
+    command = [sys.executable, "-m", "sairlib.train", *poprec, "model=poprec", "run_dir='été ☃'"]
+    plain = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **plain}, timeout=250)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (home / "été ☃" / "test.json").is_file() and rb"kept in \xe9t\xe9 \u2603" in done.stdout
 
 
 def test_multirun_makes_a_directory_for_each_job(home: Path, command: Command) -> None:

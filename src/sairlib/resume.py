@@ -28,7 +28,7 @@ def resume(directory: Path, words: list[str]) -> Result:
     """
     with RunDirectory(directory, resume=True) as place:
         config, words = _settings(place, [word for word in words if _key(word) not in ("run_dir", "resume")])
-        quoted = QuotedString(str(directory), Quote.single).with_quotes()
+        quoted = QuotedString(_literal(directory), Quote.single).with_quotes()
         command = shlex.join(["python", "-m", "sairlib.train", *words, f"run_dir={quoted}", "resume=true"])
         return build.study(config, command, build.words_document(words)).run_in(place)
 
@@ -77,8 +77,13 @@ def _keep(differing: changes.Pairs, config: DictConfig, directory: Path) -> None
 
 def _composed(words: list[str], directory: Path) -> DictConfig:
     config = build.compose(words)
-    config.run_dir = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(directory))  # no interpolation
+    config.run_dir = _literal(directory)
     return config
+
+
+def _literal(path: Path) -> str:
+    """The path for a configuration, where ``${`` would begin an interpolation."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(path))
 
 
 def _flat(config: DictConfig) -> dict[str, object]:
@@ -111,7 +116,7 @@ def _resume(words: list[str]) -> Result:
     changed = [word for word in words if _key(word) != "run"]
     wrong = [word for word in changed if "=" not in word]
     if wrong or not runs or not runs[-1]:
-        what = f"'{wrong[0]}' is not NAME=VALUE" if wrong else "which run?"
+        what = f"'{wrong[0]}' is not NAME=VALUE." if wrong else "which run?"
         raise UserError(f"{what} Give its directory: python -m sairlib.resume run=DIR [training.epochs=N ...]")
     return resume(Path(_unquoted(runs[-1])), changed)
 

@@ -52,7 +52,7 @@ def _directory(config: DictConfig) -> Path:
         raise UserError(f"resume={mode} needs {name}=DIR: the default name is a new one at every start")
     if not many and job.run.dir != ".":
         raise UserError("hydra.run.dir is not used: give run_dir=DIR")
-    return Path(job.runtime.output_dir if many else config.run_dir)
+    return Path(job.runtime.output_dir if many else str(config.run_dir))
 
 
 @hydra.main(version_base="1.3", config_path=build.CONFIG_PATH, config_name="train")

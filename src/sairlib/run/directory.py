@@ -53,6 +53,7 @@ class RunDirectory:
             raise UserError(f"no checkpoint at {path / STATE}: there is nothing to resume")
         try:
             try:
+                str(path).encode()  # TensorBoard's writer needs that
                 self._make()
                 self._lock, text = _take(path / LOCK)
                 self._take_over(text)
@@ -257,6 +258,8 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "its name is not UTF-8"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
