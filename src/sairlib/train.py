@@ -51,6 +51,8 @@ def _directory(config: DictConfig) -> Path:
     if mode != "false" and "${unique:" in raw:
         raise UserError(f"resume={mode} needs {name}=DIR: the default name is a new one at every start")
     if not many and job.run.dir != ".":
+        with suppress(OSError):  # Hydra has created it
+            Path(job.runtime.output_dir).rmdir()
         raise UserError("hydra.run.dir is not used: give run_dir=DIR")
     return Path(job.runtime.output_dir if many else str(config.run_dir))
 
