@@ -69,7 +69,7 @@ def process(rank: int, size: int, port: int, by_rows: bool, options: argparse.Na
     if size > 1:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), **address}
-        distributed.join(torch.device("cpu"))
+        distributed.join()
     seconds = seconds_a_step(make_trainer(options.items, options.width, by_rows), options.steps)
     if rank == 0:
         Path(output).write_text(str(seconds))

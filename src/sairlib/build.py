@@ -19,6 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sairlib import processes
 from sairlib.data.download import locate
 from sairlib.data.filters import Filters
 from sairlib.data.prepare import prepare
@@ -28,7 +29,7 @@ from sairlib.errors import UserError
 from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.rankings import EvaluationSettings
 from sairlib.models.recommender import Recommender
-from sairlib.run import checkpoint, runtime
+from sairlib.run import checkpoint, distributed, runtime
 from sairlib.run.study import About, Run, Study
 from sairlib.training.losses import Loss
 from sairlib.training.negatives import Sampler
@@ -129,10 +130,14 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
     check_run(config)
     training = settings(config, "training", TrainingSettings)
     evaluation = settings(config, "evaluation", EvaluationSettings)
-    device = runtime.choose_device(config.device)
+    device = distributed.device_of_this_process(runtime.choose_device(config.device))
     runtime.seed_everything(config.seed)
     runtime.keep_freed_memory()
+    if processes.rank():
+        processes.wait()  # until the first has filled the cache
     data_split = split(config)
+    if processes.rank() == 0:
+        processes.wait()
     recommender = model(config, data_split, device)
     store = SequenceStore(data_split, config.max_len, device)
     evaluator = Evaluator(data_split, store, evaluation)

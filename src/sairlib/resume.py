@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from sairlib import build
 from sairlib.commands import run_command
 from sairlib.errors import UserError
-from sairlib.run import changes
+from sairlib.run import changes, distributed
 from sairlib.run.directory import CONFIG, RunDirectory
 from sairlib.run.study import Result
 
@@ -26,6 +26,7 @@ def resume(directory: Path, words: list[str]) -> Result:
 
     UserError if there is no run to resume, or if ``words`` change settings that it must keep.
     """
+    distributed.join()
     with RunDirectory(directory, resume=True) as place:
         config, words = _settings(place, [word for word in words if _key(word) not in ("run_dir", "resume")])
         quoted = QuotedString(_literal(directory), Quote.single).with_quotes()

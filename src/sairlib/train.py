@@ -10,10 +10,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sairlib import build
+from sairlib import build, processes
 from sairlib.commands import plain_errors, run_command
 from sairlib.errors import UserError
 from sairlib.resume import resume
+from sairlib.run import distributed
 from sairlib.run.directory import CONFIG, RunDirectory, holds_run
 
 
@@ -22,6 +23,8 @@ def train(config: DictConfig, directory: Path) -> float:
 
     Returns the best VALIDATION figure of ``training.monitor``: a search over settings must not see test figures.
     """
+    distributed.join()
+    directory = processes.first_s(directory)  # its default name is drawn at random
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
         print(f"\njob {job.job.num}: {' '.join(job.overrides.task)}", flush=True)

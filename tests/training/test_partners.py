@@ -39,7 +39,7 @@ def train(kind: str, directory: Path, epochs: int = 2, resumed: bool = False) ->
 def process(rank: int, size: int, port: int, place: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    distributed.join(torch.device("cpu"))
+    distributed.join()
     assert (processes.rank(), processes.size()) == (rank, size)
     for kind in KINDS:
         train(kind, place / kind)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import final
 
+from sairlib import processes
 from sairlib.errors import UserError
 from sairlib.files import write_text
 
@@ -49,6 +50,9 @@ class RunDirectory:
         self._made: list[Path] = []
         self._own: list[str] | None = None
         self._lock: int | None = None
+        if processes.rank():  # the first of several processes holds it for all
+            processes.wait()
+            return
         if resume and not holds_run(path):
             raise UserError(f"no checkpoint at {path / STATE}: there is nothing to resume")
         try:
@@ -61,6 +65,7 @@ class RunDirectory:
                 if isinstance(error, UserError):
                     raise
                 raise UserError(f"cannot write in the run directory {path} ({_reason(error)})") from error
+            processes.wait()
         except BaseException:
             self.close()
             raise
@@ -72,6 +77,8 @@ class RunDirectory:
 
     def write(self, documents: Mapping[str, str]) -> None:
         """Write these texts, by file name. ``config.yaml`` is the last: where it is, the others are."""
+        if processes.rank():
+            return
         for name in sorted(documents, key=lambda name: name == CONFIG):
             path = self.path / name
             try:

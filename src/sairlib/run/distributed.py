@@ -2,46 +2,74 @@
 
 import atexit
 import os
+import sys
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
+from sairlib import processes
 from sairlib.errors import UserError
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others. Process 0 alone reads a data set for the first time."""
+_stores: list[Any] = []
+"""What the processes share, once they are joined."""
 
 
-def expected() -> bool:
-    """Whether this process was started as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def join() -> None:
+    """Join the other processes, if ``torchrun`` started this one as one of several. Only the first keeps its output.
 
-
-def join(device: torch.device) -> torch.device:
-    """Join the other processes that ``torchrun`` started, if there are any; returns this process's device.
-
-    Gradients of a GPU are exchanged by nccl, all else by gloo. UserError if there are more processes than GPUs here.
+    Gradients of a GPU are exchanged by nccl, all else by gloo. UserError if the others cannot be reached.
     """
-    if not expected():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    try:
+        store, rank, size = next(rendezvous("env://"))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"cannot join the other processes of WORLD_SIZE={os.environ['WORLD_SIZE']} ({error})"
+        ) from error
+    _stores.append(store)
+    atexit.register(leave)
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+
+
+def device_of_this_process(device: torch.device) -> torch.device:
+    """Its own GPU for each of several processes on a machine. UserError if there are not enough."""
+    if processes.size() == 1 or device.type != "cuda":
         return device
-    if device.type == "cuda":
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= torch.cuda.device_count():
-            raise UserError(
-                f"{os.environ['LOCAL_WORLD_SIZE']} processes on a machine with {torch.cuda.device_count()} GPUs:"
-                " give --nproc-per-node at most that number, or device=cpu"
-            )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
-        atexit.register(leave)
-    return device
+    own = int(os.environ["LOCAL_RANK"])
+    if own >= torch.cuda.device_count():
+        raise UserError(
+            f"{os.environ['LOCAL_WORLD_SIZE']} processes on a machine with {torch.cuda.device_count()} GPUs: give"
+            " --nproc-per-node at most that number, or device=cpu"
+        )
+    torch.cuda.set_device(own)
+    return torch.device("cuda", own)
+
+
+def speaks_for_all() -> bool:
+    """Whether this process is the first to ask: so that an error which all of them meet is printed once."""
+    try:
+        return not _stores or _stores[0].add("errors", 1) == 1
+    except RuntimeError:  # the process that holds the store has ended
+        return processes.rank() == 0
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether ``error`` says that another process can no longer be reached."""
+    message = str(error).lower()
+    return processes.size() > 1 and any(word in message for word in ("gloo", "nccl", "connection", "peer"))
 
 
 def leave() -> None:
     """Leave the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    _stores.clear()

@@ -107,6 +107,29 @@ class RunLog:
             raise UserError(f"could not write the record in {self.directory} ({error.strerror or error})") from error
 
 
+class Silent:
+    """Records nothing: for all processes but the first of several that train together."""
+
+    def text(self, tag: str, text: str) -> None: ...
+
+    def scalars(self, group: str, values: dict[str, float], step: int) -> None: ...
+
+    def diagnosis(self, values: dict[str, Tensor], step: int) -> None: ...
+
+    def record(self, epoch: int, step: int, **values: Any) -> None: ...
+
+    def final(self, settings: dict[str, Any], metrics: dict[str, float]) -> None: ...
+
+    def save(self, name: str, state: dict[str, Any]) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+    def progress(self, items: list[Item], title: str) -> list[Item]:
+        return items
+
+    def close(self) -> None: ...
+
+
 def _epoch_of(line: str) -> float:
     """The epoch of a record; infinity for a line that a killed process left incomplete."""
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sairlib import processes
 from sairlib.errors import UserError
 
 
@@ -61,6 +62,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "cpu": _cpu_name(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "processes": processes.size(),
             "system": platform.system(),
         },
     }

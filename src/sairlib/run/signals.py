@@ -21,6 +21,13 @@ class Signals:
     def __init__(self) -> None:
         self.stopped_by: int | None = None
 
+    def end(self) -> None:
+        """End as a process does that the signal ended: KeyboardInterrupt, or SystemExit(128 + its number)."""
+        if self.stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.stopped_by is not None:
+            raise SystemExit(128 + self.stopped_by)
+
 
 @contextmanager
 def answered(requests: Requests) -> Iterator[Signals]:

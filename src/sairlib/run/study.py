@@ -1,7 +1,6 @@
 """A study: all objects of a run, assembled once; its result; and a finished run."""
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -11,17 +10,19 @@ from typing import Any
 
 import torch
 
+from sairlib import processes
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part, Split
-from sairlib.errors import UserError
+from sairlib.errors import Stopped, UserError
 from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.rankings import Ranks
 from sairlib.files import write_json
 from sairlib.models.recommender import Recommender
 from sairlib.nn.layers import UserTable
-from sairlib.run import changes, checkpoint, report, runtime
+from sairlib.run import changes, checkpoint, distributed, report, runtime
 from sairlib.run.directory import CONFIG, STATE, RunDirectory, how_to_resume, shown
-from sairlib.run.log import RunLog
+from sairlib.run.log import RunLog, Silent
+from sairlib.run.signals import answered
 from sairlib.training.objectives import Objective
 from sairlib.training.state import load_weights
 from sairlib.training.trainer import Trainer
@@ -130,18 +131,31 @@ class Study:
                 return finished
         elif place.resumed:
             place.clear_record()
-        try:
-            record = self._open(place)
-            with closing(RunLog(directory, trainer.progress.epoch, trainer.learner.n_steps)) as log:
-                self._introduce(log)
-                if place.resumed and state is None:
-                    log.say(f"{directory} has no checkpoint yet: the run starts from the beginning")
+        record = self._open(place)
+        with answered(trainer.requests) as signals, closing(self._log(directory)) as log:
+            self._introduce(log)
+            if place.resumed and state is None:
+                log.say(f"{directory} has no checkpoint yet: the run starts from the beginning")
+            try:
                 trainer.fit(log)
                 return self._test(directory, record, log)
-        except KeyboardInterrupt:
-            if place.has_state:
-                print(f"resume it by: {how_to_resume(directory)}", file=sys.stderr)
-            raise
+            except Stopped:
+                log.say(f"stopped, and saved; resume it by: {how_to_resume(directory)}")
+                signals.end()
+                raise
+            except RuntimeError as error:
+                if not distributed.lost_another(error):
+                    raise
+                raise UserError(
+                    f"another process of this run has ended, so this one cannot go on; resume the run, with as many"
+                    f" processes or others, by: {how_to_resume(directory)}"
+                ) from error
+
+    def _log(self, directory: Path) -> "RunLog | Silent":
+        """The run's log; of several processes only the first writes one."""
+        if processes.rank():
+            return Silent()
+        return RunLog(directory, self.trainer.progress.epoch, self.trainer.learner.n_steps)
 
     def _check_settings(self, directory: Path) -> None:
         """UserError if the run in ``directory`` was started with settings that a resumed run may not change."""
@@ -164,7 +178,10 @@ class Study:
             table = report.table(test)
         except (OSError, ValueError, LookupError, TypeError):  # missing or damaged: it is made again
             return None
-        print(f"{table}\n\nthe run in {shown(directory)} is finished, at epoch {progress.epoch}: nothing is repeated")
+        if processes.rank() == 0:
+            print(
+                f"{table}\n\nthe run in {shown(directory)} is finished, at epoch {progress.epoch}: nothing is repeated"
+            )
         return Result(directory, progress.best_epoch, progress.best, test, ranks)
 
     def _open(self, place: RunDirectory) -> dict[str, Any]:
@@ -182,10 +199,11 @@ class Study:
             "seconds": {"preparing": round(self.about.preparing, 3)},
         }
         place.write(self.about.documents)
-        write_json(place.path / "run.json", record)
+        if processes.rank() == 0:
+            write_json(place.path / "run.json", record)
         return record
 
-    def _introduce(self, log: RunLog) -> None:
+    def _introduce(self, log: "RunLog | Silent") -> None:
         split, data, drawn = self.split, self.split.dataset, self.evaluator.drawn
         for name, text in self.about.documents.items():
             if name == "config.yaml":
@@ -206,13 +224,18 @@ class Study:
             )
         log.say(f"{type(self.model).__name__}: {self.model.n_parameters():,} parameters on {self.store.device}")
 
-    def _test(self, directory: Path, record: dict[str, Any], log: RunLog) -> Result:
+    def _test(self, directory: Path, record: dict[str, Any], log: "RunLog | Silent") -> Result:
         """Rank the test targets with the best weights; write and print the result."""
         trainer, started = self.trainer, time.perf_counter()
+        processes.wait()  # until the first has written best.pt
         best = checkpoint.load(directory / "best.pt", self.store.device)
         load_weights(self.model, best, trainer.identity, directory / "best.pt")
-        ranks = self.evaluator.rank(self.model, Part.TEST)
+        with trainer.requests.answered_at_once():
+            ranks = self.evaluator.rank(self.model, Part.TEST)
         test = report.results(self.evaluator, ranks, self.split, best["epoch"])
+        result = Result(directory, best["epoch"], trainer.progress.best, test, ranks)
+        if processes.rank():
+            return result
         report.save_ranks(directory / "ranks.npz", ranks, self.split)
         write_json(directory / "test.json", test)
         record["seconds"] |= {
@@ -226,4 +249,4 @@ class Study:
             log.say("the best epoch is the last: more epochs would likely give better figures")
         log.say(f"\n{report.table(test)}")
         log.say(f"\nbest epoch {best['epoch']}; everything is kept in {shown(directory)}")
-        return Result(directory, best["epoch"], trainer.progress.best, test, ranks)
+        return result

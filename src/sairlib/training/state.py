@@ -1,11 +1,13 @@
 """Requests to a training under way, and loading the weights of a checkpoint into a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from sairlib import processes
 from sairlib.errors import UserError
 
 
@@ -21,6 +23,15 @@ class Requests:
     """Nothing is being changed, so that whoever asks to stop may raise ``Stopped`` on the spot."""
     saved: Callable[[], None] | None = None
     """Called once, after the checkpoint that was asked for."""
+
+    @contextmanager
+    def answered_at_once(self) -> Iterator[None]:
+        """While the block runs, ``Stopped`` may be raised anywhere in it. Several processes have to stop together."""
+        self.at_once = processes.size() == 1
+        try:
+            yield
+        finally:
+            self.at_once = False
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], identity: dict[str, Any], place: object) -> None:

@@ -282,15 +282,12 @@ class Trainer:
 
     def _rank_validation(self, log: Recorder) -> dict[str, Ranks]:
         """Ranks of the validation part. A request to stop is answered at once: ranking changes nothing."""
-        self.requests.at_once = processes.size() == 1
         try:
-            return self.evaluator.rank(self.model, Part.VALIDATION)
+            with self.requests.answered_at_once():
+                return self.evaluator.rank(self.model, Part.VALIDATION)
         except Stopped:
-            self.requests.at_once = False
             log.save("last.pt", self.state())
             raise
-        finally:
-            self.requests.at_once = False
 
     @property
     def done(self) -> bool:
