@@ -130,7 +130,7 @@ def together(home: Path, random: Random) -> None:
     check(not (run / LOCK).exists(), "a lock is left")
 
 
-@fault("kill -9 before the first checkpoint", tries=150, few=4)
+@fault("kill -9 before the first checkpoint", tries=300, few=4)
 def killed_early(home: Path, random: Random) -> None:
     run = home / "run"
     if random.random() < 0.5:

@@ -142,9 +142,9 @@ class RunDirectory:
         here = (name for name in (*DOCUMENTS, *EARLY) if self.resumed or not os.path.lexists(self.path / name))
         self._own = [*here, *(name for name in left if _EVENTS.fullmatch(name))]
         lines = [" ".join(_self()), *self._own]
-        os.ftruncate(self._lock, 0)
         os.lseek(self._lock, 0, os.SEEK_SET)
-        os.write(self._lock, "".join(line + "\n" for line in lines).encode())
+        length = os.write(self._lock, "".join(line + "\n" for line in lines).encode())
+        os.ftruncate(self._lock, length)  # not before: a run that is killed here still has its names
         os.fsync(self._lock)
 
     def _left(self, text: str) -> list[str]:
