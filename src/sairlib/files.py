@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,12 +39,47 @@ def write_text(path: Path, text: str) -> None:
         with whole_file(path) as file:
             file.write(text.encode())
     except OSError as error:
-        raise UserError(f"could not write {path} ({error.strerror or error})") from error
+        raise UserError(not_written(path, error)) from error
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON; UserError if that fails."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def not_written(path: Path, error: OSError, kind: str = "") -> str:
+    """One line that says why ``path``, a file of this kind, could not be written, and what is intact."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    if not os.path.isdir(path.parent):
+        reason = f"there is no directory {path.parent}"
+    intact = "; the previous one is intact" if os.path.isfile(path) else ""
+    return f"could not write {kind}{path} ({reason}){intact}"
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove temporary files that processes which no longer run left in a run's ``directory``.
+
+    Only for a directory that no other machine writes to: a process of another machine is taken for a dead one.
+    """
+    for path in directory.glob("*.tmp") if os.name == "posix" else ():
+        name = _PARTIAL.fullmatch(path.name)
+        if name is not None and not _runs(int(name[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+_PARTIAL = re.compile(r".+\.(?:pt|json|jsonl|npz|yaml)\.([0-9]{1,9})\.tmp")
+"""The temporary names that ``whole_file`` gives to the files of a run."""
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        pass
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
