@@ -122,7 +122,7 @@ def fitting(
 def _check_counts(stored: dict[str, Any], says: str) -> None:
     """UserError if numbers that have been checked one by one do not agree with each other."""
     progress, epoch = stored["progress"], stored["epoch"]
-    if progress["best_epoch"] > progress["epoch"] + 1 or bool(progress["best"]) != bool(progress["best_epoch"]):
+    if progress["best_epoch"] > progress["epoch"] or bool(progress["best"]) != bool(progress["best_epoch"]):
         raise UserError(f"{says}: after epoch {progress['epoch']} its best epoch is {progress['best_epoch']}")
     if epoch is not None and not epoch["plotted"] <= len(epoch["figures"]) == epoch["done"] <= stored["step"]:
         raise UserError(f"{says}: it has figures of {len(epoch['figures'])} steps of an epoch of {epoch['done']}")

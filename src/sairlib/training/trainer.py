@@ -23,7 +23,7 @@ from sairlib.training.objectives import Objective
 from sairlib.training.optimisers import RowAdam, optimisers, tables_by_rows
 from sairlib.training.partners import Partners
 from sairlib.training.settings import TrainingSettings
-from sairlib.training.state import Requests, load_weights
+from sairlib.training.state import Requests, fitting, load_weights
 from sairlib.training.step import Learner, Step
 
 Item = TypeVar("Item")
@@ -329,12 +329,8 @@ class Trainer:
         learner, device = self.learner, self.store.device
         if not state.keys() >= {"optimizers", "progress", "step", "epoch", "generator", "random"}:
             raise UserError(f"{place} holds only weights, not a state to resume from")
+        state = fitting(state, self.state(), learner.optimizers, place)
         load_weights(self.model, state, self.identity, place)
-        if len(learner.optimizers) != len(state["optimizers"]):
-            raise UserError(
-                f"{place} was saved on another kind of device or with other training settings:"
-                " the state of its optimizer does not fit"
-            )
         for optimizer, stored in zip(learner.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
             # Loading replaces the configured settings by the stored ones.
