@@ -89,7 +89,7 @@ def fitting(
     """The state to load, of what was ``stored`` in the file ``place``; ``live`` is the state of a trainer before its
     first step, and ``optimizers`` are its own.
 
-    The settings in an optimiser's state (betas, epsilon) are those of the live one; its moments are the stored ones.
+    The settings in an optimiser's state (betas, epsilon) are those of the live one; its rate and moments are as stored.
     UserError, with nothing changed, if a part is missing or does not fit.
     """
     says = f"{place} cannot be resumed from"
@@ -124,8 +124,10 @@ def _check_counts(stored: dict[str, Any], says: str) -> None:
     progress, epoch = stored["progress"], stored["epoch"]
     if progress["best_epoch"] > progress["epoch"] or bool(progress["best"]) != bool(progress["best_epoch"]):
         raise UserError(f"{says}: after epoch {progress['epoch']} its best epoch is {progress['best_epoch']}")
-    if epoch is not None and not epoch["plotted"] <= len(epoch["figures"]) == epoch["done"] <= stored["step"]:
-        raise UserError(f"{says}: it has figures of {len(epoch['figures'])} steps of an epoch of {epoch['done']}")
+    if epoch is not None:
+        n = sum("loss" in figures for figures in epoch["figures"])
+        if not epoch["plotted"] <= n == len(epoch["figures"]) == epoch["done"] <= stored["step"]:
+            raise UserError(f"{says}: it has the loss of {n} steps of {epoch['done']} in the epoch under way")
 
 
 def _fitting_optimizer(stored: Any, optimizer: Optimizer, steps: int, name: str, place: object) -> dict[str, Any]:
@@ -142,10 +144,10 @@ def _fitting_optimizer(stored: Any, optimizer: Optimizer, steps: int, name: str,
             raise UserError(f"{says}: {name} is of an optimizer of other weights")
         weights |= dict(zip(own["params"], of["params"], strict=True))
         ready.append(dict(own))
-        if "steps" in own:  # RowAdam's count
-            _check(group.get("steps"), own["steps"], f"{name}.steps", says)
-            ready[-1]["steps"] = group["steps"]
-            steps = min(steps, group["steps"])
+        for key in own.keys() & {"lr", "steps"}:  # these change during training; steps are RowAdam's
+            _check(group.get(key), own[key], f"{name}.{key}", says)
+            ready[-1][key] = group[key]
+        steps = min(steps, ready[-1].get("steps", steps))
     like = live["state"] or {
         i: {"step": torch.zeros(()), **dict.fromkeys(MOMENTS[type(optimizer)], weight)}
         for i, weight in weights.items()
@@ -167,7 +169,8 @@ def _fitting_optimizer(stored: Any, optimizer: Optimizer, steps: int, name: str,
 
 def _check(stored: Any, live: Any, name: str, says: str) -> None:
     """UserError unless ``stored`` is what ``live`` may become: of the same kind, dtype and shape, finite and not out of
-    range. An empty dict may become figures by name, and None the state of a generator."""
+    range. An empty dict may become figures by name, an empty list a
+    list of such dicts, and None the state of a generator."""
     if isinstance(live, Tensor):
         _check_tensor(stored, live, name, says)
     elif isinstance(live, dict) and live:
@@ -180,6 +183,9 @@ def _check(stored: Any, live: Any, name: str, says: str) -> None:
         )
         if not figures or not all(map(math.isfinite, stored.values())):
             raise UserError(f"{says}: {name} is {_shown(stored)}, here figures by their names")
+    elif isinstance(live, list) and not live and type(stored) is list:
+        for i, value in enumerate(stored):
+            _check(value, {}, f"{name}.{i}", says)
     elif isinstance(live, list | tuple):
         if type(stored) is not type(live) or len(stored) != len(live):
             raise UserError(f"{says}: {name} is {_shown(stored)}, here {_shown(live)}")
