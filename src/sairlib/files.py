@@ -49,11 +49,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def not_written(path: Path, error: OSError, kind: str = "") -> str:
     """One line that says why ``path``, a file of this kind, could not be written, and what is intact."""
-    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-    if not os.path.isdir(path.parent):
-        reason = f"there is no directory {path.parent}"
     intact = "; the previous one is intact" if os.path.isfile(path) else ""
-    return f"could not write {kind}{path} ({reason}){intact}"
+    return f"could not write {kind}{path} ({reason(path.parent, error)}){intact}"
+
+
+def reason(directory: Path, error: OSError) -> str:
+    """Why a file in ``directory`` could not be written."""
+    if not os.path.isdir(directory):
+        return f"there is no directory {directory}"
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
 
 
 def remove_leftovers(directory: Path) -> None:

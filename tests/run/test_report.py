@@ -1,6 +1,8 @@
 """The ranks that a run saves reproduce its reported figures."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +75,43 @@ def test_arrays_of_something_else_are_no_ranks(tmp_path: Path) -> None:
         np.save(file, np.ones(3))
     with pytest.raises(UserError, match="holds no ranks of a run"):
         read_ranks(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"full_better": np.array([-1, 2])}, "negative ranks"),
+        ({"full_better": np.array([1.5, 2.0])}, "an array is float64"),
+        ({"full_better": np.array([[1, 2]])}, "an array is int64"),
+        ({"full_tied": np.array([1, 2, 3])}, "do not fit together"),
+        ({"user": np.array(["a", "b"])}, "an array is <U1"),
+        ({"more": np.array([1, 2])}, "it holds full_better, full_tied, more, user"),
+        ({"full_better": None, "full_tied": None}, "do not fit together"),
+        ({"full_tied": None}, "it holds"),
+    ],
+)
+def test_arrays_that_are_no_ranks_are_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    good = {"user": np.array([1, 2]), "full_better": np.array([1, 2]), "full_tied": np.array([0, 2])}
+    changed = {name: array for name, array in {**good, **change}.items() if array is not None}
+    np.savez(tmp_path / "ranks.npz", **changed)
+    with pytest.raises(UserError, match=f"holds no ranks of a run .*{says}") as error:
+        read_ranks(tmp_path / "ranks.npz")
+    assert "\n" not in str(error.value)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    many = np.zeros(10_000_000, np.int64)
+    np.savez_compressed(tmp_path / "ranks.npz", user=many, full_better=many, full_tied=many)
+    assert (tmp_path / "ranks.npz").stat().st_size < 300_000
+    with pytest.raises(UserError, match="bytes that unpack to over"):
+        read_ranks(tmp_path / "ranks.npz")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no FIFOs there")
+def test_what_is_not_a_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ranks.npz")
+    with pytest.raises(UserError, match=r"holds no ranks of a run \(it is not a file\)"):
+        read_ranks(tmp_path / "ranks.npz")
 
 
 def test_damage_to_the_content_is_noticed(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The results of a run, as files and as a table."""
 
+import io
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -10,7 +12,10 @@ from sairlib.errors import UserError
 from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.metrics import Ints
 from sairlib.evaluation.rankings import Ranks
-from sairlib.files import whole_file
+from sairlib.files import not_written, whole_file
+
+SMALL = 2**26
+"""Bytes of unpacked ranks that need no thought: of 2 million users with 2 rankings."""
 
 
 def results(evaluator: Evaluator, ranks: dict[str, Ranks], split: Split, best_epoch: int) -> dict[str, Any]:
@@ -53,7 +58,7 @@ def save_ranks(path: Path, ranks: dict[str, Ranks], split: Split) -> None:
         with whole_file(path) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # the stub mistakes the arrays for allow_pickle
     except OSError as error:
-        raise UserError(f"could not write {path} ({error.strerror or error})") from error
+        raise UserError(not_written(path, error)) from error
 
 
 def read_ranks(path: Path) -> tuple[Ints, dict[str, Ranks]]:
@@ -61,10 +66,39 @@ def read_ranks(path: Path) -> tuple[Ints, dict[str, Ranks]]:
 
     UserError if the file is missing, damaged, or not a run's ranks.
     """
+    if not path.is_file():
+        raise UserError(f"{path} holds no ranks of a run ({'it is not a file' if path.exists() else 'no such file'})")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = [name.removesuffix("_better") for name in arrays.files if name.endswith("_better")]
-            return arrays["user"], {name: Ranks(arrays[f"{name}_better"], arrays[f"{name}_tied"]) for name in names}
+        with open(path, "rb") as file:
+            _check_size(file)
+            with np.load(file, allow_pickle=False) as arrays:
+                names = [name.removesuffix("_better") for name in arrays.files if name.endswith("_better")]
+                expected = {"user", *(f"{name}_{part}" for name in names for part in ("better", "tied"))}
+                if set(arrays.files) != expected:  # a damaged name must not hide a ranking
+                    raise ValueError(f"it holds {', '.join(sorted(arrays.files))}")
+                users = _whole_numbers(arrays["user"])
+                ranks = {
+                    name: [_whole_numbers(arrays[f"{name}_{part}"]) for part in ("better", "tied")] for name in names
+                }
+        numbers = [array for pair in ranks.values() for array in pair]
+        if not ranks or any(len(array) != len(users) or (array < 0).any() for array in numbers):
+            raise ValueError("its arrays do not fit together, or have negative ranks")
     except Exception as error:  # a damaged zip may raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} holds no ranks of a run ({reason})") from error
+        raise UserError(f"{path} holds no ranks of a run ({reason[:160]})") from error
+    return users, {name: Ranks(better, tied) for name, (better, tied) in ranks.items()}
+
+
+def _check_size(file: IO[bytes]) -> None:
+    """ValueError for a small file that unpacks to much. Ranks take at least a tenth of their size."""
+    n_bytes = file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > max(SMALL, 100 * n_bytes):
+            raise ValueError(f"{n_bytes:,} bytes that unpack to over {SMALL:,}")
+    file.seek(0)
+
+
+def _whole_numbers(array: Any) -> Ints:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"an array is {array.dtype} {array.shape}")
+    return np.asarray(array, np.int64)
