@@ -23,7 +23,7 @@ from sairlib.training.objectives import Objective
 from sairlib.training.optimisers import RowAdam, optimisers, tables_by_rows
 from sairlib.training.partners import Partners
 from sairlib.training.settings import TrainingSettings
-from sairlib.training.state import Requests, fitting, load_weights
+from sairlib.training.state import Requests, fitting
 from sairlib.training.step import Learner, Step
 
 Item = TypeVar("Item")
@@ -327,16 +327,10 @@ class Trainer:
         UserError if it belongs to another model, data set or split.
         """
         learner, device = self.learner, self.store.device
-        if not state.keys() >= {"optimizers", "progress", "step", "epoch", "generator", "random"}:
-            raise UserError(f"{place} holds only weights, not a state to resume from")
         state = fitting(state, self.state(), learner.optimizers, place)
-        load_weights(self.model, state, self.identity, place)
+        self.model.load_state_dict(state["model"])
         for optimizer, stored in zip(learner.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
-            # Loading replaces the configured settings by the stored ones.
-            configured = {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
-            group = optimizer.param_groups[0]
-            group |= {name: value for name, value in configured.items() if name in group}
         self.progress = Progress(**state["progress"])
         learner.n_steps = state["step"]
         self.epoch = None if state["epoch"] is None else Epoch(**state["epoch"])
