@@ -1,5 +1,7 @@
 """Files of a data set are located in folders and archives; damaged archives are refused in one line."""
 
+import itertools
+import os
 import zipfile
 from pathlib import Path
 
@@ -72,13 +74,67 @@ def test_damaged_member_is_refused_when_read(tmp_path: Path) -> None:
         stream.read()
 
 
-def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_module, "_GIGABYTE", 1 << 20)
-    source = Source(make_zip(tmp_path / "set.zip", {"bomb.csv": bytes(2 << 20), "fine.csv": b"1,2\n"}))
-    with pytest.raises(UserError, match=r"bomb\.csv: would unpack to 2,097,152 bytes"), source.open("bomb.csv"):
-        pass
-    with source.open("fine.csv") as stream:
+def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    size = 17 << 20
+    path = make_zip(tmp_path / "set.zip", {"bomb.csv": bytes(size), "fine.csv": b"1,2\n"})
+    with Source(path).open("fine.csv") as stream:
         assert stream.read() == b"1,2\n"
+    whole = path.read_bytes()
+    at = whole.index(b"PK\1\2") + 20  # the compressed size: nothing checks it
+    for content in (whole, whole[:at] + size.to_bytes(4, "little") + whole[at + 4 :]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"bomb\.csv: would unpack [0-9,]+ bytes to 17,825,792, too many"):
+            Source(path).sha256(["bomb.csv"])
+
+
+def test_an_archive_of_very_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "_MAX_MEMBERS", 2)
+    with pytest.raises(UserError, match=r"set\.zip: 3 files in it, too many for a data set"):
+        Source(make_zip(tmp_path / "set.zip", dict.fromkeys("abc", b"")))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_no_damaged_byte_gives_a_traceback_or_other_contents(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "set.zip"
+    content = b"".join(b"%d,%d\n" % (number, number**2) for number in range(9))
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("ratings.csv", content)
+    whole = path.read_bytes()
+    refused = []
+    for at, flip in itertools.product(range(len(whole)), (1, 0x40, 0xFF)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
+        try:
+            with Source(path).open("ratings.csv") as stream:
+                assert stream.read() == content
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > len(whole) / 2
+    assert all("\n" not in message for message in refused)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+@pytest.mark.parametrize("kind", ["pipe", "device", "dead link"])
+def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "set").mkdir()
+    for path in (tmp_path / "set" / "ratings.csv", tmp_path / "set.zip"):
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"ratings\.csv: not a regular file"):
+        Source(tmp_path / "set").sha256(["ratings.csv"])
+    if kind != "dead link":
+        with pytest.raises(UserError, match=r"set\.zip: not a regular file"):
+            Source(tmp_path / "set.zip")
+
+
+def test_names_with_line_breaks_stay_on_one_line(tmp_path: Path) -> None:
+    source = Source(make_zip(tmp_path / "set.zip", {"a\nb/ratings.csv": b"1", "c\x1b/ratings.csv": b"2", "x\ny": b"3"}))
+    assert "\n" not in source.where("x\ny")
+    for name in ("ratings.csv", "movies.csv"):
+        with pytest.raises(UserError) as error:
+            source.sha256([name])
+        assert str(error.value).isprintable()
 
 
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:

@@ -1,19 +1,19 @@
 """A data set on disk, a folder or a zip file, read in place: nothing is extracted."""
 
 import hashlib
+import io
 import os
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from sairlib.errors import UserError
 
-_GIGABYTE = 1 << 30
-_MAX_RATIO = 200  # rating tables compress about 5 times, repetitive text perhaps 50 times
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
+_MAX_RATIO = 200  # published rating tables compress 2 to 5 times; a bomb 1,000 times or more
+_SMALL = 16 << 20  # what unpacks to no more than this does no harm
+_MAX_MEMBERS = 100_000
 
 
 class Source:
@@ -35,21 +35,24 @@ class Source:
 
     def where(self, name: str) -> str:
         """The path of the one file of this name, for messages; UserError as in ``open``."""
-        return str(self.path / self._find(name))
+        return _one_line(self.path / self._find(name).lstrip("/"))
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
-        """Open the one file of this name for reading; UserError if there is none, or several, or it is damaged."""
-        member = self._find(name)
-        try:
-            if self._zipped:
-                with zipfile.ZipFile(self.path) as archive, self._open_member(archive, member) as stream:
-                    yield stream
-            else:
-                with (self.path / member).open("rb") as stream:
-                    yield stream
-        except _BROKEN as error:
-            raise UserError(f"{self.path / member}: cannot be read, get a new copy ({error})") from error
+        """Open the one file of this name for reading.
+
+        UserError if there is none, or several, or it is damaged, or no regular file (a pipe, a device).
+        """
+        member, where = self._find(name), self.where(name)
+        with ExitStack() as stack:
+            with _foreign(where):
+                if self._zipped:
+                    archive = stack.enter_context(zipfile.ZipFile(self.path))
+                    stream = stack.enter_context(_open_member(archive, member, where))
+                else:
+                    _demand_regular(self.path / member)
+                    stream = stack.enter_context((self.path / member).open("rb"))
+            yield stack.enter_context(io.BufferedReader(_Contents(stream, where), 1 << 16))
 
     def sha256(self, names: Iterable[str]) -> str:
         """Hash of the names and contents of these files; the same for a folder and for its zip."""
@@ -65,32 +68,89 @@ class Source:
     def _find(self, name: str) -> str:
         members = self._members.get(name, [])
         if not members:
-            present = ", ".join(sorted(self._members)[:8]) or "nothing"
+            present = _one_line(", ".join(sorted(self._members)[:8])) or "nothing"
             raise UserError(f"{self.path}: no file '{name}' in it (found: {present})")
         if len(members) > 1:
-            raise UserError(f"{self.path}: several files '{name}' in it ({', '.join(members)}); keep one")
+            several = _one_line(", ".join(members[:8]))
+            raise UserError(f"{self.path}: several files '{name}' in it ({several}); keep one")
         return members[0]
 
     def _list_folder(self) -> list[str]:
         members = []
-        for folder, subfolders, files in os.walk(self.path):
+        for folder, subfolders, files in os.walk(self.path, onerror=self._cannot_list):
             subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith("."))
             members += [(Path(folder) / file).relative_to(self.path).as_posix() for file in sorted(files)]
         return members
 
+    def _cannot_list(self, error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
     def _list_zip(self) -> list[str]:
+        if self.path.exists():
+            _demand_regular(self.path)
         try:
             with zipfile.ZipFile(self.path) as archive:
-                return [info.filename for info in archive.infolist() if not info.is_dir()]
-        except (*_BROKEN, RuntimeError, ValueError) as error:
-            raise UserError(f"{self.path}: not a complete zip file, get a new copy ({error})") from error
+                members = [info.filename for info in archive.infolist() if not info.is_dir()]
+        except Exception as error:  # a damaged directory of a zip may raise almost anything
+            raise UserError(f"{self.path}: not a complete zip file, get a new copy ({_reason(error)})") from error
+        if len(members) > _MAX_MEMBERS:
+            raise UserError(f"{self.path}: {len(members):,} files in it, too many for a data set")
+        return members
 
-    def _open_member(self, archive: zipfile.ZipFile, member: str) -> IO[bytes]:
-        info = archive.getinfo(member)
-        # zipfile never reads past the declared size, so checking the declared size is enough.
-        if info.file_size > _GIGABYTE and info.file_size > _MAX_RATIO * info.compress_size:
-            raise UserError(f"{self.path / member}: would unpack to {info.file_size:,} bytes, too many for a data set")
-        try:
-            return archive.open(info)
-        except RuntimeError as error:  # encrypted, or compressed in a way that this Python lacks
-            raise UserError(f"{self.path / member}: cannot be unpacked ({error})") from error
+
+class _Contents(io.RawIOBase):
+    """The bytes of a file. Whatever a decompressor raises on damaged ones becomes a UserError."""
+
+    def __init__(self, stream: IO[bytes], where: str) -> None:
+        self._stream = stream
+        self._where = where
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        with _foreign(self._where):
+            block = self._stream.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
+
+    def readall(self) -> bytes:
+        with _foreign(self._where):
+            return self._stream.read()
+
+
+@contextmanager
+def _foreign(where: str) -> Iterator[None]:
+    """Around nothing but the opening and reading of a file from elsewhere."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: cannot be read, get a new copy ({_reason(error)})") from error
+
+
+def _demand_regular(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(
+            f"{_one_line(path)}: not a regular file (a pipe, device, socket or dead link): put the data there"
+        )
+
+
+def _open_member(archive: zipfile.ZipFile, member: str, where: str) -> IO[bytes]:
+    info = archive.getinfo(member)
+    # zipfile never reads past the declared size, so checking the declared size is enough. The declared compressed size
+    # is not checked by anybody, but the member cannot be longer than the archive.
+    packed = min(info.compress_size, os.fstat(archive.fp.fileno()).st_size) if archive.fp else 0
+    if info.file_size > _SMALL and info.file_size > _MAX_RATIO * packed:
+        raise UserError(f"{where}: would unpack {packed:,} bytes to {info.file_size:,}, too many for a data set")
+    return archive.open(info)
+
+
+def _reason(error: Exception) -> str:
+    return _one_line(error)[:160] or type(error).__name__
+
+
+def _one_line(value: object) -> str:
+    """Text for a message. Names of files, and errors that cite them, may hold line breaks and control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
