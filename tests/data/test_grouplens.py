@@ -89,6 +89,27 @@ BAD_CSV = {
     "surplus at once": (HEADER + b"1,2,4,0,9\n", r"line 2: 5 fields where 4 .* '1 2 4 0 9'"),
     "surplus later": (HEADER + b"1,2,3,4\n1,2,4,0,9\n", r"line 3: 5 fields where 4"),
     "open quote": (HEADER + b'1,2,3,4\n"1,2,3,4\n1,2,3,4\n', r"ratings\.csv, line"),
+    "exponent": (HEADER + b"1,2,3,4\n1E2,2,3,4\n", r"line 3: userId is '1E2', not an integer"),
+    "nearly 5": (HEADER + b"1,4.9999999999999999,3,4\n", r"line 2: movieId is '4\.9999999999999999', not an integer"),
+    "exponent time": (HEADER + b"1,2,3,4\n1,2,3,1e9\n", r"line 3: timestamp is '1e9', not a whole"),
+    "truth": (HEADER + b"1,true,3,4\n2,true,3,4\n", r"line 2: movieId is 'true', not an integer"),
+    "true ratings": (HEADER + b"1,2,true,4\n1,3,true,4\n", r"line 2: rating is 'true', not a number"),
+    "4,300 digits": (HEADER + b"1,2,3,4\n" + b"1" * 4400 + b",2,3,4\n", r"line 3: userId is '1{40}', not an integer"),
+    "4,300 digits time": (HEADER + b"1,2,3," + b"1" * 4400 + b"\n", r"line 2: timestamp is '1{40}', not a whole"),
+    "late NUL": (HEADER + b"1,2,3,4\n" * 9000 + b"1\0001,2,3,4\n", r"line 9002: userId is '1"),
+    "header longer": (
+        b"userId,movieId,rating,timestamp,note\n1,2,3,4\n",
+        r"line 2: 4 fields where 5 separated by commas",
+    ),
+    "header shorter": (HEADER + b"1,2,3,4,\n1,2,3,5,\n", r"line 2: 5 fields where 4"),
+    "column twice": (
+        b"userId,userId,movieId,rating,timestamp\n1,2,3,4,5\n",
+        r"several columns 'userId' \(found: userId, u",
+    ),
+    "swallowed": (
+        b'userId,movieId,rating,timestamp,note\n1,2,3,4,"a\n1,3,3,5,b"\n',
+        r"line 2: a quoted field does not end on its line",
+    ),
 }
 
 
@@ -99,9 +120,26 @@ def test_a_bad_csv_gets_one_line(tmp_path: Path, content: bytes, message: str) -
     assert "\n" not in str(error.value)
 
 
+def test_integers_may_end_in_point_zero_and_are_exact(tmp_path: Path) -> None:
+    content = HEADER + b"+1,9007199254740993.0,3,-4.\n007,9223372036854775807,1E0,4\n"
+    frame = read(tmp_path, {"ratings.csv": content}).frame
+    assert frame[[USER, ITEM]].to_numpy().tolist() == [[1, 2**53 + 1], [7, 2**63 - 1]]
+    assert frame[[RATING, TIMESTAMP]].to_numpy().tolist() == [[3, -4], [1, 4]]
+    assert [frame[column].dtype for column in frame] == [np.int64, np.int64, np.float64, np.int64]
+
+
+def test_empty_fields_of_other_columns_are_no_fault(tmp_path: Path) -> None:
+    content = b'note,userId,movieId,rating,timestamp,tag\n,1,2,3,4,\n"a, ""b""",1,3,3,4,x\n'
+    assert read(tmp_path, {"ratings.csv": content}).frame[ITEM].tolist() == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("ratings.dat", b"1\t2::3::4\n", r"ratings\.dat, line 1: 3 fields where 4"),
+        ("ratings.dat", b"1::2::3::4::\n", r"ratings\.dat, line 1: 5 fields where 4"),
+        ("u.data", b'"1"\t2\t3\t4\n', r"u\.data, line 1: user id is '\"1\"'"),
+        ("u.data", b"1\t2\t3\t4\n\t\t\t\n", r"u\.data, line 2: user id is ''"),
         ("ratings.dat", b"1::2::3::4\n1:2:3:4\n", r"ratings\.dat, line 2: 1 fields where 4 separated by '::'"),
         ("ratings.dat", b"1,2,3,4\n", r"ratings\.dat, line 1: 1 fields where 4"),
         ("ratings.dat", b"1::2::3::4\n1::2::3::4::5\n", r"ratings\.dat, line 2: 5 fields"),
@@ -119,7 +157,20 @@ def test_the_other_layouts_name_the_line_too(tmp_path: Path, name: str, content:
     ("layout", "name", "content", "message"),
     [
         (CSV, "movies.csv", b"id,title,genres\n", r"movies\.csv: no column 'movieId' \(found: id, title, genres\)"),
-        (CSV, "movies.csv", b"movieId,title,genres\n1,x,A\n2,y\n", r"movies\.csv, line 3: only 2 fields: '2'"),
+        (
+            CSV,
+            "movies.csv",
+            b"movieId,title,genres\n1,x,A\n2,y\n",
+            r"movies\.csv, line 3: 2 fields where the header has 3: '2'",
+        ),
+        (CSV, "movies.csv", b"movieId,title,genres\n1,The Ant, a,A\n", r"line 2: 4 fields where the header has 3: '1'"),
+        (
+            CSV,
+            "movies.csv",
+            b'movieId,title,genres\n1,"x,A\n2,y",B\n',
+            r"line 2: a quoted field does not end on its line",
+        ),
+        (CSV, "movies.csv", b"movieId,title,genres\n" + b"1" * 4400 + b",x,A\n", r"line 2: movieId is '1{40}'"),
         (CSV, "movies.csv", b"movieId,title,genres\nx,x,A\n", r"movies\.csv, line 2: movieId is 'x'"),
         (DAT, "movies.dat", b"1::x::A\n2|y|B\n", r"movies\.dat, line 2: '2\|y\|B' is not MovieID::Title::Genres"),
         (TAB, "u.item", b"10|x||||0|1\n", r"u\.item, line 1: not 5 fields and 3 genre flags"),

@@ -1,13 +1,12 @@
 """Item categories as (item, category) pairs, read from names separated by '|'."""
 
-import csv
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from sairlib.data.interactions import CATEGORY, ITEM
-from sairlib.data.readers.table import header_positions, open_text, read_id
+from sairlib.data.readers.table import csv_rows, header_positions, is_blank, open_text, read_id
 from sairlib.data.source import Source
 from sairlib.errors import UserError
 
@@ -29,17 +28,17 @@ def read_category_csv(source: Source, name: str, item: str, categories: str) -> 
     UserError, naming the line, if a column is missing or a line is malformed.
     """
     where = source.where(name)
-    rows: list[tuple[int, list[str]]] = []
+    found: list[tuple[int, list[str]]] = []
     with open_text(source, name) as lines:
-        reader = csv.reader(lines)
-        try:
-            item_at, categories_at = header_positions(next(reader, []), [item, categories], where)
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) <= max(item_at, categories_at):
-                    raise UserError(f"{where}, line {reader.line_num}: only {len(fields)} fields: {fields[0][:40]!r}")
-                rows.append((read_id(fields[item_at], item, where, reader.line_num), fields[categories_at].split("|")))
-        except csv.Error as error:
-            raise UserError(f"{where}, line {reader.line_num}: {error}") from error
-    return category_table(rows)
+        rows = csv_rows(lines, where)
+        _, header = next(rows, (1, []))
+        item_at, categories_at = header_positions(header, [item, categories], where)
+        for line, fields in rows:
+            if is_blank(fields):
+                continue
+            if len(fields) != len(header):
+                raise UserError(
+                    f"{where}, line {line}: {len(fields)} fields where the header has {len(header)}: {fields[0][:40]!r}"
+                )
+            found.append((read_id(fields[item_at], item, where, line), fields[categories_at].split("|")))
+    return category_table(found)

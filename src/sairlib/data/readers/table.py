@@ -1,14 +1,16 @@
-"""Text tables of numbers. The C parser reads them fast; a slow reader only looks for the line that is wrong."""
+"""Text tables of numbers. The C parser reads them fast; what it may have read wrongly, a slow reader reads again."""
 
 import csv
 import io
+import itertools
 import math
 import re
 import warnings
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,8 @@ from sairlib.errors import UserError
 
 WHITESPACE = r"\s+"
 _DTYPES: dict[str, type[np.generic]] = {USER: np.int64, ITEM: np.int64, RATING: np.float64, TIMESTAMP: np.int64}
-_WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
+_WHOLE = re.compile(r"([+-]?)0*([0-9]{1,19})(\.0*)?")  # of bounded length: int() refuses 4,300 digits
+_UNIT = "\x1f"  # stands for "::" in the C parser
 
 
 @dataclass(frozen=True)
@@ -39,50 +42,50 @@ class Layout:
 
 
 def read_table(source: Source, name: str, layout: Layout) -> pd.DataFrame:
-    """The table with sairlib's column names, in file order; UserError naming the first bad line."""
+    """The table with sairlib's column names, in file order; UserError naming the first bad line.
+
+    Every line that is not blank is a row. Ids and timestamps are written as integers; ``5.0`` passes as 5.
+    """
     names = _column_names(source, name, layout)
-    ours = list(layout.columns.values())
-    try:
-        frame = _parse(source, name, layout, names)
-    except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
-        fault = _first_fault(source, name, layout, names) or f"{source.where(name)}: not a readable table ({error})"
-        raise UserError(" ".join(fault.split())) from error
+    frame = _parse(source, name, layout, names)
+    if frame is None:
+        frame = _read_slowly(source, name, layout, names)
     if frame.empty:
         raise UserError(f"{source.where(name)}: no rows in it")
-    # The parser accepts "-1", "nan" and "inf" as numbers.
-    if any(not np.isfinite(frame[c]).all() or (c in (USER, ITEM) and (frame[c] < 0).any()) for c in ours):
-        raise UserError(
-            _first_fault(source, name, layout, names) or f"{source.where(name)}: negative ids or infinite values"
-        )
     return frame
 
 
 @contextmanager
 def open_text(source: Source, name: str) -> Iterator[TextIO]:
     """Open a file as text in any encoding: ids, numbers and categories are ASCII, and titles are not read."""
-    with source.open(name) as stream, _decode(stream) as lines:
+    with source.open(name) as stream, _Text(stream) as lines:
         yield lines
 
 
-def _decode(stream: IO[bytes]) -> io.TextIOWrapper:
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+class _Text(io.TextIOWrapper):
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(stream, encoding="utf-8-sig", errors="replace", newline="")
+
+    def read(self, size: int | None = -1, /) -> str:
+        return super().read(size).replace("\0", "?")  # where pandas 2 would end the field
 
 
 def read_id(value: str, column: str, where: str, line: int) -> int:
     """Convert a field to an id; UserError, naming the line, if it is not one."""
-    value = value.strip()
-    if not _WHOLE.fullmatch(value) or not 0 <= int(value.split(".")[0]) < 2**63:
-        raise UserError(f"{where}, line {line}: {column} is {value[:40]!r}, not an integer from 0 to 2^63 - 1")
-    return int(value.split(".")[0])
+    number = _whole(value)
+    if number is None or number < 0:
+        raise UserError(f"{where}, line {line}: {column} is {_shown(value)}, not an integer from 0 to 2^63 - 1")
+    return number
 
 
 def header_positions(header: list[str], columns: list[str], where: str) -> list[int]:
-    """The positions of ``columns`` in the header; UserError, listing the header, if one is missing."""
+    """The positions of ``columns`` in the header; UserError, listing the header, if one is missing or there twice."""
     header = [column.strip() for column in header]
     for column in columns:
-        if column not in header:
-            present = ", ".join(header)[:80]
-            raise UserError(f"{where}: no column '{column}' (found: {present}); expected {', '.join(columns)}")
+        if header.count(column) != 1:
+            problem = "several columns" if column in header else "no column"
+            present = " ".join(", ".join(header).split())[:80]
+            raise UserError(f"{where}: {problem} '{column}' (found: {present}); expected {', '.join(columns)}")
     return [header.index(column) for column in columns]
 
 
@@ -97,7 +100,7 @@ def _column_names(source: Source, name: str, layout: Layout) -> list[str]:
         raise UserError(f"{where}: not a text file in UTF-8 or Latin-1")
     if not layout.header:
         return list(layout.columns.values())
-    header = next(csv.reader(_decode(io.BytesIO(head)), delimiter=layout.separator))
+    header = next(csv.reader(_Text(io.BytesIO(head)), delimiter=layout.separator))
     names = [f"{number} {column}" for number, column in enumerate(header)]
     positions = header_positions(header, list(layout.columns), where)
     for position, ours in zip(positions, layout.columns.values(), strict=True):
@@ -105,78 +108,149 @@ def _column_names(source: Source, name: str, layout: Layout) -> list[str]:
     return names
 
 
-def _parse(source: Source, name: str, layout: Layout, names: list[str]) -> pd.DataFrame:
+def _parse(source: Source, name: str, layout: Layout, names: list[str]) -> pd.DataFrame | None:
+    """The table as the C parser reads it; None unless it has certainly read what the file says."""
+    if not _first_row_fits(source, name, layout, names):
+        return None
     separator = layout.separator
-    ours = list(layout.columns.values())
     with source.open(name) as stream, warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # surplus fields in the first line
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)
         if separator == "::":  # the C parser needs a single character; ml-10m's file, the largest, has 265 MB
-            stream, separator = io.BytesIO(stream.read().replace(b"::", b"\t")), "\t"
-        frame: pd.DataFrame = pd.read_csv(
-            stream,
-            sep=separator,
-            header=0 if layout.header else None,
-            names=names,
-            dtype={column: _DTYPES[column] for column in ours},
-            index_col=False,
-            na_filter=False,  # an empty field is then an error, and parsing is faster
-            encoding="utf-8-sig",
-            encoding_errors="replace",
-            engine="c",
-        )
+            content = stream.read().replace(_UNIT.encode(), b"?").replace(b"::", _UNIT.encode())
+            stream, separator = io.BytesIO(content), _UNIT
+        try:
+            frame: pd.DataFrame = pd.read_csv(
+                _Text(stream),
+                sep=separator,
+                header=0 if layout.header else None,
+                names=names,
+                index_col=False,
+                quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
+                na_filter=False,  # parsing is faster
+                engine="c",
+            )
+        except UserError:
+            raise
+        except (ValueError, OverflowError):
+            return None
+    if not _as_written(frame, names, layout):
+        return None
+    if RATING in frame:
+        frame[RATING] = frame[RATING].astype(np.float64)
+    ours = list(layout.columns.values())
     return frame if names == ours else frame[ours]
 
 
-def _rows(lines: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields of all lines that are not blank."""
-    if separator == ",":
-        reader = csv.reader(lines)
-        rows = ((reader.line_num, fields) for fields in reader)
-    else:
-        split_at: str | None = None if separator == WHITESPACE else separator
-        rows = ((number, line.rstrip("\r\n").split(split_at)) for number, line in enumerate(lines, start=1))
-    return ((number, fields) for number, fields in rows if any(field.strip() for field in fields))
-
-
-def _first_fault(source: Source, name: str, layout: Layout, names: list[str]) -> str | None:
-    """A message about the first bad line of the file; None if no line is bad."""
-    where = source.where(name)
-    theirs = {ours: column for column, ours in layout.columns.items()}
-    line = 0
+def _first_row_fits(source: Source, name: str, layout: Layout, names: list[str]) -> bool:
+    """Whether the first row has a field for each column; the C parser refuses more fields in later rows only."""
     with open_text(source, name) as lines:
-        rows = _rows(lines, layout.separator)
-        try:
-            if layout.header:
-                next(rows)
-            for line, fields in rows:
-                if len(fields) != len(names):
-                    return (
-                        f"{where}, line {line}: {len(fields)} fields where {len(names)} separated by"
-                        f" {layout.separator_name()} were expected: {' '.join(fields)[:40]!r}"
-                    )
-                for column, value in zip(names, fields, strict=True):
-                    if column in theirs:
-                        _check(column, value, theirs[column], where, line)
-        except csv.Error as error:
-            return f"{where}, after line {line}: {error}"
-        except UserError as error:
-            return str(error)
-    return None
+        rows = _rows(lines, layout.separator, source.where(name))
+        first = next(itertools.islice(rows, int(layout.header), None), None)
+    return first is not None and len(first[1]) == len(names)
 
 
-def _check(ours: str, value: str, theirs: str, where: str, line: int) -> None:
-    value = value.strip()
-    if ours in (USER, ITEM):
-        read_id(value, theirs, where, line)
-    elif ours == TIMESTAMP:
-        if not _WHOLE.fullmatch(value) or abs(int(value.split(".")[0])) >= 2**63:
-            raise UserError(f"{where}, line {line}: {theirs} is {value[:40]!r}, not a whole number of seconds")
-    elif not _is_finite(value):
-        raise UserError(f"{where}, line {line}: {theirs} is {value[:40]!r}, not a number")
+def _as_written(frame: pd.DataFrame, names: list[str], layout: Layout) -> bool:
+    """Whether the parser's ``frame`` certainly holds each line's fields and the numbers that are written there.
 
-
-def _is_finite(value: str) -> bool:
-    try:
-        return math.isfinite(float(value)) and "_" not in value
-    except ValueError:
+    The parser chose the types: int64 only if every field is written as an integer. Asked for int64, it would convert
+    1E2, 4.9999999999999999 and true as well.
+    """
+    foreign = [column for column in names if column not in layout.columns.values()]
+    if foreign and names[-1] == foreign[-1] and (frame[names[-1]] == "").any():  # empty, or not there
         return False
+    texts = [frame[column] for column in foreign if frame[column].dtype.kind == "O"]
+    if any(text.str.contains("[\r\n]", na=False).any() for text in texts):  # an open quote may have swallowed lines
+        return False
+    for column in layout.columns.values():
+        values = frame[column]
+        if column == RATING and values.dtype in (np.int64, np.float64):
+            sound = bool(np.isfinite(values).all())
+        else:
+            sound = values.dtype == np.int64 and (column == TIMESTAMP or int(values.min()) >= 0)
+        if not sound:
+            return False
+    return True
+
+
+def _read_slowly(source: Source, name: str, layout: Layout, names: list[str]) -> pd.DataFrame:
+    """The table, read field by field; UserError naming the first bad line."""
+    where = source.where(name)
+    columns = [(names.index(ours), theirs, ours) for theirs, ours in layout.columns.items()]
+    numbers: dict[str, array[Any]] = {ours: array("d" if ours == RATING else "q") for _, _, ours in columns}
+    with open_text(source, name) as lines:
+        rows = _rows(lines, layout.separator, where)
+        if layout.header:
+            next(rows)
+        for line, fields in rows:
+            if len(fields) != len(names):
+                raise UserError(
+                    f"{where}, line {line}: {len(fields)} fields where {len(names)} separated by"
+                    f" {layout.separator_name()} were expected: {_shown(' '.join(fields))}"
+                )
+            for position, theirs, ours in columns:
+                numbers[ours].append(_number(ours, fields[position], theirs, where, line))
+    table: pd.DataFrame = pd.DataFrame({ours: np.array(values, _DTYPES[ours]) for ours, values in numbers.items()})
+    return table
+
+
+def _rows(lines: TextIO, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and fields of all lines that are not blank."""
+    rows = csv_rows(lines, where) if separator == "," else _plain_rows(lines, separator)
+    return ((line, fields) for line, fields in rows if not is_blank(fields))
+
+
+def is_blank(fields: list[str]) -> bool:
+    """Whether these are the fields of a blank line."""
+    return len(fields) < 2 and not "".join(fields).strip()
+
+
+def csv_rows(lines: TextIO, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and fields of a csv; UserError, naming the line, if a quote is not closed on its line."""
+    reader = csv.reader(lines, strict=True)
+    line = 0
+    try:
+        for fields in reader:
+            line += 1
+            if reader.line_num != line:
+                raise UserError(
+                    f"{where}, line {line}: a quoted field does not end on its line; is there a quote too many?"
+                )
+            yield line, fields
+    except csv.Error as error:
+        raise UserError(f"{where}, line {line + 1}: {error}") from error
+
+
+def _plain_rows(lines: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
+    for line, text in enumerate(lines, start=1):
+        if separator == WHITESPACE:
+            yield line, re.split("[ \t]+", text.strip(" \t\r\n"))
+        else:
+            yield line, text.rstrip("\r\n").split(separator)
+
+
+def _number(ours: str, value: str, theirs: str, where: str, line: int) -> int | float:
+    if ours in (USER, ITEM):
+        return read_id(value, theirs, where, line)
+    number = _whole(value) if ours == TIMESTAMP else _finite(value)
+    if number is None:
+        expected = "a whole number of seconds" if ours == TIMESTAMP else "a number"
+        raise UserError(f"{where}, line {line}: {theirs} is {_shown(value)}, not {expected}")
+    return number
+
+
+def _whole(value: str) -> int | None:
+    match = _WHOLE.fullmatch(value.strip())
+    number = int(match[1] + match[2]) if match else 2**63
+    return number if abs(number) < 2**63 else None
+
+
+def _finite(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and "_" not in value else None
+
+
+def _shown(value: str) -> str:
+    return repr(value.strip()[:40])
