@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,3 +65,25 @@ def test_categories_equal_the_slow_ones(rows: list[Row], pairs: list[tuple[int, 
         assert [dataset.category_names[code - 1] for code in real] == (of[item] or [UNKNOWN])
     expected = sorted({name for names in of.values() for name in names}) + [UNKNOWN] * (not all(of.values()))
     assert list(dataset.category_names) == expected
+
+
+@given(ROWS, st.booleans())
+def test_repeated_actions_are_counted(rows: list[Row], timed: bool) -> None:
+    distinct = len({row if timed else row[:2] for row in rows})
+    notes = [note for note in dataset_of(rows, timed=timed).notes if "repeat" in note]
+    expected = f"{len(rows) - distinct} of {len(rows)} actions repeat an earlier one"
+    assert [note.startswith(expected) for note in notes] == [True] * (distinct < len(rows))
+
+
+@pytest.mark.parametrize(
+    ("times", "note"),
+    [
+        ([5, 5, 5], "all 3 timestamps are 5: a user's actions keep the order of the file"),
+        ([10**9, 10**9 + 1, 10**12], "1 timestamps look like milliseconds and 2 like seconds"),
+        ([10**12, 10**12 + 1, 10**12 + 2], None),
+        ([1, 2, 3], None),
+    ],
+)
+def test_odd_times_are_said(times: list[int], note: str | None) -> None:
+    notes = dataset_of([(1, item, time) for item, time in enumerate(times)]).notes
+    assert notes == () if note is None else note in notes[0]

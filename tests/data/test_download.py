@@ -3,6 +3,7 @@
 import hashlib
 import io
 import multiprocessing
+import os
 import threading
 import time
 import zipfile
@@ -158,6 +159,18 @@ def test_folder_before_zip_before_shipped(tmp_path: Path) -> None:
     assert located() == tmp_path / archive
     (tmp_path / "ml-latest-small" / "ratings.csv").touch()
     assert located() == tmp_path / "ml-latest-small"
+
+
+def test_a_root_that_cannot_be_looked_into_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot look into .* \(File name too long\)"):
+        locate(name="a" * 300, root=tmp_path, archive="set.zip")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_a_pipe_in_the_place_of_the_zip_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "set.zip")
+    with pytest.raises(UserError, match=r"set\.zip: not a regular file"):
+        fetch(tmp_path, None)
 
 
 @pytest.mark.parametrize("bad", ["", "..", "../set", "a/b"])

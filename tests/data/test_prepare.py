@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Path:
     READS.clear()
     (tmp_path / "data").mkdir()
     for name in ("set.txt", "other.txt"):
-        (tmp_path / "data" / name).write_text("1 5\n1 6\n2 5\n1 7\n")
+        (tmp_path / "data" / name).write_text("1 5\n1 6\n2 5\n1 7\n1 6\n")
     (tmp_path / "data" / "map.csv").write_text("sasrec_item_id,genres\n5,War|é\n6,Drama\n")
     return tmp_path / "data"
 
@@ -49,7 +49,8 @@ def data(tmp_path: Path) -> Path:
 def same(first: Dataset, second: Dataset) -> bool:
     assert all(getattr(second, name).dtype == np.int64 for name in ("items", "offsets", "item_categories"))
     times = [None if dataset.times is None else dataset.times.tolist() for dataset in (first, second)]
-    return (first.sha256(), first.category_names, times[0]) == (second.sha256(), second.category_names, times[1])
+    rest = [(dataset.sha256(), dataset.category_names, dataset.notes) for dataset in (first, second)]
+    return rest[0] == rest[1] and times[0] == times[1]
 
 
 @pytest.mark.parametrize("timed", [False, True])
@@ -61,6 +62,7 @@ def test_a_hit_gives_the_same_data_without_reading(data: Path, timed: bool) -> N
     assert (again.times is not None) == timed
     assert len(READS) == 2  # one without a cache, one to fill it
     assert same(plain, first) and same(first, again)
+    assert len(again.notes) == (0 if timed else 1)
     assert [path.suffix for path in cache.iterdir()] == [".npz"]
 
 
@@ -77,7 +79,7 @@ def test_a_change_of_files_filters_or_format_is_a_miss(data: Path, monkeypatch: 
     assert reads(filters=Filters(user_core=2)) == 1
     (data / "map.csv").write_text("sasrec_item_id,genres\n5,War\n")
     assert reads() == 1
-    (data / "set.txt").write_text("1 5\n1 6\n2 5\n1 8\n")  # same size
+    (data / "set.txt").write_text("1 5\n1 6\n2 5\n1 8\n1 6\n")  # same size
     assert reads() == 1
     assert reads() == 0
     monkeypatch.setattr(prepare_module, "VERSION", prepare_module.VERSION + 1)
@@ -108,9 +110,33 @@ def test_every_byte_of_the_cache_may_be_damaged(data: Path) -> None:
     (file,) = cache.iterdir()
     whole = file.read_bytes()
     names = [at + i for at in range(len(whole)) if whole[at : at + 9] == b"times.npy" for i in range(9)]
-    for at in [*range(0, len(whole), 5), *names]:
+    for at in [*range(0, len(whole), 37), *names]:
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         assert same(first, prepare(Source(data), reader, Filters(), cache)), f"byte {at}"
+
+
+@pytest.mark.parametrize("name", ["items", "offsets", "item_ids", "item_categories", "times", "key"])
+def test_a_cache_of_other_data_is_rebuilt(data: Path, name: str) -> None:
+    """It may lie under this name by a mistake, or one of its arrays may not fit the others."""
+    cache, reader = data.parent / "cache", Counted(timed=True)
+    first = prepare(Source(data), reader, Filters(), cache)
+    (file,) = cache.iterdir()
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    arrays[name] = np.array("0" * 32) if name == "key" else arrays[name][:-1]
+    np.savez(file, **arrays)
+    assert same(first, prepare(Source(data), reader, Filters(), cache))
+    assert len(READS) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_a_pipe_in_the_place_of_a_cache_is_not_waited_for(data: Path) -> None:
+    cache = data.parent / "cache"
+    first = prepare(Source(data), Counted(), Filters(), cache)
+    (file,) = cache.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert same(first, prepare(Source(data), Counted(), Filters(), cache))
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

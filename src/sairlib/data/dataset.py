@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sairlib.batch import PAD
 from sairlib.data.interactions import CATEGORY, ITEM, TIMESTAMP, USER, Interactions
+from sairlib.data.notes import find_notes
 
 Ints = NDArray[np.int64]
 Times = NDArray[np.int64] | NDArray[np.float64]
@@ -24,6 +25,7 @@ class Dataset:
     1..T in the file's order, right-padded with PAD; ``category_names[t - 1]`` is the name of category t. An item
     without a category gets the category [UNK], which exists only if an item needs it. G = 0 means that the data
     has no categories. ``times`` holds one timestamp of the file for each entry of ``items``; None if the file has none.
+    ``notes`` says in one line each what is odd in the data, with counts.
     """
 
     items: Ints
@@ -33,6 +35,7 @@ class Dataset:
     item_categories: Ints
     category_names: tuple[str, ...]
     times: Times | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def n_users(self) -> int:
@@ -49,7 +52,7 @@ class Dataset:
     def sha256(self) -> str:
         """Hash of who did what in which order, in the file's ids, and of the categories.
 
-        The times are left out: they affect a sequence only through its order.
+        The times are left out: they affect a sequence only through its order. So are the notes.
         """
         digest = hashlib.sha256(b"sairlib dataset 1")
         arrays = (self.user_ids, self.offsets, self.item_ids, self.items, self.item_categories)
@@ -70,8 +73,11 @@ def index(interactions: Interactions) -> Dataset:
     offsets = np.zeros(len(user_ids) + 1, np.int64)
     np.cumsum(np.bincount(users, minlength=len(user_ids)), out=offsets[1:])
     table, names = _category_table(interactions.categories, item_ids)
+    ordered_items = items[order].astype(np.int64, copy=False)
+    ordered_items += 1
     ordered_times = None if times is None else times[order]
-    return Dataset(items[order].astype(np.int64) + 1, offsets, user_ids, item_ids, table, names, ordered_times)
+    notes = find_notes(ordered_items, offsets, ordered_times)
+    return Dataset(ordered_items, offsets, user_ids, item_ids, table, names, ordered_times, notes)
 
 
 def _order(users: Ints, times: Times) -> NDArray[np.intp]:

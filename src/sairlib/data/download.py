@@ -45,11 +45,14 @@ def locate(
         if file in ("", "..") or file != Path(file).name:
             raise UserError(f"dataset name and archive must be plain file names, not '{file}'")
     folder, target = root / name, root / archive
-    if folder.is_dir() and any(folder.iterdir()):
-        return Source(folder)
-    for candidate in (target, *_shipped(archive)):
-        if candidate.is_file():
-            return Source(candidate)
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            return Source(folder)
+        for candidate in (target, *_shipped(archive)):
+            if candidate.exists() and not candidate.is_dir():
+                return Source(candidate)
+    except OSError as error:  # not permitted, or a name that is too long
+        raise UserError(f"data set '{name}': cannot look into {root.absolute()} ({error.strerror})") from error
     by_hand = (
         f"get it from {homepage or url or 'its authors'} and put its files into {folder.absolute()}{os.sep}"
         f" or the zip at {target.absolute()}"

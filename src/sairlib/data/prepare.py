@@ -9,14 +9,17 @@ from typing import Protocol
 
 import numpy as np
 
+from sairlib.batch import PAD
 from sairlib.data.dataset import Dataset, index
 from sairlib.data.filters import Filters
 from sairlib.data.interactions import Interactions
 from sairlib.data.source import Source
 from sairlib.files import whole_file
 
-VERSION = 2
-"""Increase it whenever the same files and settings would give another Dataset."""
+VERSION = 3
+"""Increase it whenever the same files and settings would give another Dataset, or the cache another content."""
+
+_ARRAYS = ("items", "offsets", "user_ids", "item_ids", "item_categories")
 
 
 class Reader(Protocol):
@@ -31,7 +34,8 @@ def prepare(source: Source, reader: Reader, filters: Filters, cache: Path | None
     """Read, filter and index the data, or load the result of an earlier call with the same files and settings.
 
     The cache key covers the content of the files, the reader with its settings, the filters and VERSION. A cache that
-    is damaged or cannot be written is no error: the data is prepared again. ``cache=None`` uses none.
+    is damaged, belongs to other data or cannot be written is no error: the data is prepared again. Processes that do
+    so at the same time do not disturb one another. ``cache=None`` uses none.
     UserError if the files cannot be read or nothing passes the filters.
     """
     if cache is None:
@@ -39,28 +43,53 @@ def prepare(source: Source, reader: Reader, filters: Filters, cache: Path | None
     ingredients = [VERSION, source.sha256(reader.files(source)), repr(reader), asdict(filters)]
     key = hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:32]
     path = cache.expanduser() / f"{key}.npz"
-    stored = _read(path)
+    stored = _read(path, key)
     if stored is not None:
         return stored
     dataset = index(filters.apply(reader.read(source)))
-    _write(path, dataset)
+    _write(path, key, dataset)
     return dataset
 
 
-def _read(path: Path) -> Dataset | None:
+def _read(path: Path, key: str) -> Dataset | None:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         # Zip members have checksums, so damage is noticed. np.load alone would leave a damaged file open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = tuple(str(name) for name in arrays["category_names"])
-            fields = ("items", "offsets", "user_ids", "item_ids", "item_categories")
-            times = arrays["times"] if len(arrays["times"]) else None
-            return Dataset(**{field: arrays[field] for field in fields}, category_names=names, times=times)
+            if str(arrays["key"]) != key:
+                return None
+            dataset = Dataset(
+                **{name: arrays[name] for name in _ARRAYS},
+                times=arrays["times"] if len(arrays["times"]) else None,
+                category_names=tuple(str(name) for name in arrays["category_names"]),
+                notes=tuple(str(note) for note in arrays["notes"]),
+            )
+        return dataset if _is_whole(dataset) else None
     except Exception:  # a damaged zip may raise almost anything; the data can be prepared from its files
         return None
 
 
-def _write(path: Path, dataset: Dataset) -> None:
-    arrays = {**vars(dataset), "category_names": np.array(dataset.category_names, dtype=str)}
+def _is_whole(data: Dataset) -> bool:
+    """Whether the arrays belong together: indexing by them can then not fail."""
+    arrays = [getattr(data, name) for name in _ARRAYS]
+    return (
+        all(array.dtype == np.int64 for array in arrays)
+        and [array.ndim for array in arrays] == [1, 1, 1, 1, 2]
+        and len(data.offsets) == data.n_users + 1
+        and (data.offsets[0], data.offsets[-1]) == (0, len(data.items))
+        and bool((np.diff(data.offsets) > 0).all())
+        and 1 <= data.items.min() <= data.items.max() <= data.n_items
+        and len(data.item_categories) == data.n_items + 1
+        and bool(((data.item_categories >= PAD) & (data.item_categories <= data.n_categories)).all())
+        and (data.times is None or (data.times.shape == data.items.shape and data.times.dtype.kind in "if"))
+    )
+
+
+def _write(path: Path, key: str, dataset: Dataset) -> None:
+    arrays = {**vars(dataset), "key": np.array(key)}
+    for name in ("category_names", "notes"):
+        arrays[name] = np.array(arrays[name], dtype=str)
     if dataset.times is None:
         arrays["times"] = np.empty(0)  # always stored: a damaged member name must not look like data without times
     with suppress(OSError):

@@ -212,6 +212,8 @@ class Study:
             f"{self.about.dataset}: {data.n_users:,} users, {data.n_items:,} items, {len(data.items):,} actions,"
             f" {data.n_categories} categories; split {split.sha256()}"
         )
+        for note in data.notes:
+            log.say(note)
         if split.n_short:
             log.say(f"{split.n_short:,} users have too few actions to be evaluated: all their actions train")
         if drawn and drawn.n_short:
