@@ -112,6 +112,38 @@ def test_no_damaged_byte_gives_a_traceback_or_other_contents(tmp_path: Path, met
     assert all("\n" not in message for message in refused)
 
 
+def test_a_damaged_name_does_not_hide_a_file(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "set.zip", {"ratings.csv": b"1", "é/movies.csv": b"2"})
+    whole = path.read_bytes()
+    at = whole.rindex(b"movies.csv")
+    path.write_bytes(whole[:at] + b"n" + whole[at + 1 :])
+    with pytest.raises(UserError, match=r"'é/novies\.csv' has another name in its own header"):
+        Source(path)
+
+
+def test_a_damaged_entry_does_not_hide_the_others(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "set.zip", {"ratings.csv": b"1", "movies.csv": b"2"})
+    whole = path.read_bytes()
+    at = whole.index(b"PK\1\2") + 33  # the length of a comment between the first entry and the second
+    path.write_bytes(whole[:at] + b"," + whole[at + 1 :])
+    with pytest.raises(UserError, match="1 files in it, not 2 as it says"):
+        Source(path)
+
+
+def test_a_member_that_ends_early_is_refused(tmp_path: Path) -> None:
+    """Of a directory that is zeroed here and there, zipfile takes no bytes with a checksum of 0 for right."""
+    path = make_zip(tmp_path / "set.zip", {"ratings.csv": b"1,2\n" * 1000})
+    whole = path.read_bytes()
+    at = whole.index(b"PK\1\2")
+    path.write_bytes(whole[: at + 16] + bytes(8) + whole[at + 24 :])
+    for size in (-1, 100):
+        with (
+            Source(path).open("ratings.csv") as stream,
+            pytest.raises(UserError, match=r"\(it ends 4,000 bytes early\)"),
+        ):
+            stream.read(size)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
 @pytest.mark.parametrize("kind", ["pipe", "device", "dead link"])
 def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:

@@ -35,7 +35,7 @@ class Source:
 
     def where(self, name: str) -> str:
         """The path of the one file of this name, for messages; UserError as in ``open``."""
-        return _one_line(self.path / self._find(name).lstrip("/"))
+        return one_line(self.path / self._find(name).lstrip("/"))
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
@@ -46,13 +46,15 @@ class Source:
         member, where = self._find(name), self.where(name)
         with ExitStack() as stack:
             with _foreign(where):
+                size = None
                 if self._zipped:
                     archive = stack.enter_context(zipfile.ZipFile(self.path))
+                    size = archive.getinfo(member).file_size
                     stream = stack.enter_context(_open_member(archive, member, where))
                 else:
                     _demand_regular(self.path / member)
                     stream = stack.enter_context((self.path / member).open("rb"))
-            yield stack.enter_context(io.BufferedReader(_Contents(stream, where), 1 << 16))
+            yield stack.enter_context(io.BufferedReader(_Contents(stream, where, size), 1 << 16))
 
     def sha256(self, names: Iterable[str]) -> str:
         """Hash of the names and contents of these files; the same for a folder and for its zip."""
@@ -68,10 +70,10 @@ class Source:
     def _find(self, name: str) -> str:
         members = self._members.get(name, [])
         if not members:
-            present = _one_line(", ".join(sorted(self._members)[:8])) or "nothing"
+            present = one_line(", ".join(sorted(self._members)[:8]))[:200] or "nothing"
             raise UserError(f"{self.path}: no file '{name}' in it (found: {present})")
         if len(members) > 1:
-            several = _one_line(", ".join(members[:8]))
+            several = one_line(", ".join(members[:8]))[:200]
             raise UserError(f"{self.path}: several files '{name}' in it ({several}); keep one")
         return members[0]
 
@@ -89,8 +91,12 @@ class Source:
         if self.path.exists():
             _demand_regular(self.path)
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                members = [info.filename for info in archive.infolist() if not info.is_dir()]
+            with zipfile.ZipFile(self.path) as archive, self.path.open("rb") as file:
+                infos = archive.infolist()
+                _check_count(len(infos), file)
+                for info in infos[:_MAX_MEMBERS]:
+                    _check_name(info, file)
+                members = [info.filename for info in infos if not info.is_dir()]
         except Exception as error:  # a damaged directory of a zip may raise almost anything
             raise UserError(f"{self.path}: not a complete zip file, get a new copy ({_reason(error)})") from error
         if len(members) > _MAX_MEMBERS:
@@ -99,24 +105,33 @@ class Source:
 
 
 class _Contents(io.RawIOBase):
-    """The bytes of a file. Whatever a decompressor raises on damaged ones becomes a UserError."""
+    """The bytes of a file, ``size`` of them if that is known. Whatever a decompressor raises becomes a UserError."""
 
-    def __init__(self, stream: IO[bytes], where: str) -> None:
+    def __init__(self, stream: IO[bytes], where: str, size: int | None) -> None:
         self._stream = stream
         self._where = where
+        self._left = size
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        with _foreign(self._where):
-            block = self._stream.read(len(buffer))
+        block = self._read(len(buffer))
         buffer[: len(block)] = block
         return len(block)
 
     def readall(self) -> bytes:
+        return self._read(-1)
+
+    def _read(self, size: int) -> bytes:
         with _foreign(self._where):
-            return self._stream.read()
+            block = self._stream.read(size)
+            if self._left is not None:
+                self._left -= len(block)
+                # zipfile checks the sum of what it gave, but not that it gave everything.
+                if self._left and (size < 0 or len(block) < size):
+                    raise EOFError(f"it ends {self._left:,} bytes early")
+        return block
 
 
 @contextmanager
@@ -133,8 +148,29 @@ def _foreign(where: str) -> Iterator[None]:
 def _demand_regular(path: Path) -> None:
     if not path.is_file():
         raise UserError(
-            f"{_one_line(path)}: not a regular file (a pipe, device, socket or dead link): put the data there"
+            f"{one_line(path)}: not a regular file (a pipe, device, socket or dead link): put the data there"
         )
+
+
+def _check_count(n: int, file: IO[bytes]) -> None:
+    """BadZipFile if the directory of the zip has other than ``n`` entries: a damaged entry can hide those after it."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - (1 << 16) - 22))
+    tail = file.read()
+    at = tail.rfind(b"PK\5\6") + 10
+    written = int.from_bytes(tail[at : at + 2], "little")
+    if written not in (n % 2**16, 2**16 - 1):  # the latter: it is written elsewhere
+        raise zipfile.BadZipFile(f"{n:,} files in it, not {written:,} as it says")
+
+
+def _check_name(info: zipfile.ZipInfo, file: IO[bytes]) -> None:
+    """BadZipFile if a member's own header has another name than the directory: one is damaged, and a file that may be
+    missing (the genres) would seem to be."""
+    file.seek(info.header_offset)
+    header = file.read(30)
+    name = file.read(int.from_bytes(header[26:28], "little"))
+    if name.decode("utf-8" if info.flag_bits & 0x800 else "cp437") != info.orig_filename:
+        raise zipfile.BadZipFile(f"{info.orig_filename!r} has another name in its own header")
 
 
 def _open_member(archive: zipfile.ZipFile, member: str, where: str) -> IO[bytes]:
@@ -148,9 +184,9 @@ def _open_member(archive: zipfile.ZipFile, member: str, where: str) -> IO[bytes]
 
 
 def _reason(error: Exception) -> str:
-    return _one_line(error)[:160] or type(error).__name__
+    return one_line(error)[:160] or type(error).__name__
 
 
-def _one_line(value: object) -> str:
+def one_line(value: object) -> str:
     """Text for a message. Names of files, and errors that cite them, may hold line breaks and control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(value))

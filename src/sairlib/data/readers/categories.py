@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sairlib.data.interactions import CATEGORY, ITEM
-from sairlib.data.readers.table import csv_rows, header_positions, is_blank, open_text, read_id
+from sairlib.data.readers.table import csv_rows, header_positions, open_text, read_id
 from sairlib.data.source import Source
 from sairlib.errors import UserError
 
@@ -34,8 +34,6 @@ def read_category_csv(source: Source, name: str, item: str, categories: str) -> 
         _, header = next(rows, (1, []))
         item_at, categories_at = header_positions(header, [item, categories], where)
         for line, fields in rows:
-            if is_blank(fields):
-                continue
             if len(fields) != len(header):
                 raise UserError(
                     f"{where}, line {line}: {len(fields)} fields where the header has {len(header)}: {fields[0][:40]!r}"

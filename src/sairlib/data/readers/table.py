@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sairlib.data.interactions import ITEM, RATING, TIMESTAMP, USER
-from sairlib.data.source import Source
+from sairlib.data.source import Source, one_line
 from sairlib.errors import UserError
 
 WHITESPACE = r"\s+"
@@ -84,8 +84,10 @@ def header_positions(header: list[str], columns: list[str], where: str) -> list[
     for column in columns:
         if header.count(column) != 1:
             problem = "several columns" if column in header else "no column"
-            present = " ".join(", ".join(header).split())[:80]
-            raise UserError(f"{where}: {problem} '{column}' (found: {present}); expected {', '.join(columns)}")
+            present = ", ".join(header)[:80]
+            raise UserError(
+                f"{where}: {problem} '{column}' (found: {one_line(present)}); expected {', '.join(columns)}"
+            )
     return [header.index(column) for column in columns]
 
 
@@ -100,7 +102,7 @@ def _column_names(source: Source, name: str, layout: Layout) -> list[str]:
         raise UserError(f"{where}: not a text file in UTF-8 or Latin-1")
     if not layout.header:
         return list(layout.columns.values())
-    header = next(csv.reader(_Text(io.BytesIO(head)), delimiter=layout.separator))
+    _, header = next(csv_rows(_Text(io.BytesIO(head)), where), (1, []))
     names = [f"{number} {column}" for number, column in enumerate(header)]
     positions = header_positions(header, list(layout.columns), where)
     for position, ours in zip(positions, layout.columns.values(), strict=True):
@@ -195,17 +197,24 @@ def _read_slowly(source: Source, name: str, layout: Layout, names: list[str]) ->
 
 def _rows(lines: TextIO, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and fields of all lines that are not blank."""
-    rows = csv_rows(lines, where) if separator == "," else _plain_rows(lines, separator)
-    return ((line, fields) for line, fields in rows if not is_blank(fields))
-
-
-def is_blank(fields: list[str]) -> bool:
-    """Whether these are the fields of a blank line."""
-    return len(fields) < 2 and not "".join(fields).strip()
+    if separator == ",":
+        yield from csv_rows(lines, where)
+        return
+    for line, text in enumerate(lines, start=1):
+        if not text.isspace():
+            fields = (
+                re.split("[ \t]+", text.strip(" \t\r\n"))
+                if separator == WHITESPACE
+                else text.rstrip("\r\n").split(separator)
+            )
+            yield line, fields
 
 
 def csv_rows(lines: TextIO, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields of a csv; UserError, naming the line, if a quote is not closed on its line."""
+    """Line numbers and fields of all lines of a csv that are not blank.
+
+    UserError, naming the line, if a quoted field does not end on its line.
+    """
     reader = csv.reader(lines, strict=True)
     line = 0
     try:
@@ -215,17 +224,10 @@ def csv_rows(lines: TextIO, where: str) -> Iterator[tuple[int, list[str]]]:
                 raise UserError(
                     f"{where}, line {line}: a quoted field does not end on its line; is there a quote too many?"
                 )
-            yield line, fields
+            if len(fields) > 1 or (fields and not fields[0].isspace()):
+                yield line, fields
     except csv.Error as error:
         raise UserError(f"{where}, line {line + 1}: {error}") from error
-
-
-def _plain_rows(lines: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
-    for line, text in enumerate(lines, start=1):
-        if separator == WHITESPACE:
-            yield line, re.split("[ \t]+", text.strip(" \t\r\n"))
-        else:
-            yield line, text.rstrip("\r\n").split(separator)
 
 
 def _number(ours: str, value: str, theirs: str, where: str, line: int) -> int | float:
