@@ -561,9 +561,12 @@ def test_a_user_who_has_had_every_item_is_no_obstacle(home: Path, command: Comma
 
 
 def test_short_users_train_and_are_counted(home: Path, command: Command) -> None:
-    write_ratings(home.parent / "data" / "ml-latest-small" / "ratings.csv", [*walks(), (50, 1), (50, 2), (51, 3)])
+    ratings = home.parent / "data" / "ml-latest-small" / "ratings.csv"
+    write_ratings(ratings, [*walks(), (50, 1), (50, 2), (51, 3)])
+    ratings.write_text(ratings.read_text() + ratings.read_text().splitlines()[-1] + "\n")
     code, out, _ = command()
     assert code == 0 and "2 users have too few actions to be evaluated" in out
+    assert "actions repeat an earlier one of the same user, item and time" in out
     assert json.loads((home / "run" / "test.json").read_text())["n_users"] == 20
 
 

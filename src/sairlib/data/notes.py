@@ -16,25 +16,22 @@ def find_notes(items: Ints, offsets: Ints, times: Times | None) -> tuple[str, ..
 
 
 def _repeated(items: Ints, offsets: Ints, times: Times | None) -> list[str]:
-    users = np.arange(len(offsets) - 1)
-    n = _n_repeated(np.repeat(users, np.diff(offsets)), items)
-    if n and times is not None:  # a user may return to an item at another time
-        begins = np.ones(len(items), bool)  # where another user or another time begins
-        begins[1:] = times[1:] != times[:-1]
-        begins[offsets[:-1]] = True
-        n = _n_repeated(np.cumsum(begins), items)
+    begins = np.zeros(len(items), bool)  # where another user or another time begins
+    if times is not None:
+        np.not_equal(times[1:], times[:-1], out=begins[1:])
+    begins[offsets[:-1]] = True
+    tied = ~begins  # of the same user and time as the action before or after: few, and only these can repeat
+    tied[:-1] |= tied[1:]
+    at = np.flatnonzero(tied)
+    keys = np.cumsum(begins[at])  # a number for each user and time
+    keys *= int(items.max()) + 1
+    keys += items[at]
+    keys.sort()
+    n = int(np.count_nonzero(keys[1:] == keys[:-1]))
     if n == 0:
         return []
     same = "user and item (there are no times)" if times is None else "user, item and time"
     return [f"{n:,} of {len(items):,} actions repeat an earlier one of the same {same}; all are kept"]
-
-
-def _n_repeated(groups: Ints, items: Ints) -> int:
-    """How many items occur earlier in their group."""
-    keys = groups * (int(items.max()) + 1)
-    keys += items
-    keys.sort()
-    return int((keys[1:] == keys[:-1]).sum())
 
 
 def _times(times: Times) -> list[str]:
