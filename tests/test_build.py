@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from objective_helpers import batch_of
 from omegaconf import DictConfig, OmegaConf
 
-from sairlib import build
+from sairlib import build, make
 from sairlib.batch import History
 from sairlib.data.dataset import Dataset
 from sairlib.data.filters import Filters
@@ -44,9 +44,9 @@ def composed(*overrides: str) -> DictConfig:
 
 def validate(config: DictConfig) -> None:
     build.check_run(config)
-    build.settings(config, "training", TrainingSettings)
-    build.settings(config, "evaluation", EvaluationSettings)
-    build.settings(config.dataset, "filters", Filters)
+    make.settings(config, "training", TrainingSettings)
+    make.settings(config, "evaluation", EvaluationSettings)
+    make.settings(config, "dataset.filters", Filters)
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
@@ -177,7 +177,7 @@ def test_a_bad_setting_is_named(key: str, value: object, message: str) -> None:
     OmegaConf.set_struct(config, False)
     OmegaConf.update(config, key, value)
     with pytest.raises(UserError, match=message) as error:
-        build.settings(config, "training", TrainingSettings)
+        make.settings(config, "training", TrainingSettings)
     assert "\n" not in str(error.value)
 
 

@@ -12,23 +12,25 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "sairlib"
 
 LAYERS = [
     {"errors", "batch", "processes"},
-    {"files"},
+    {"files", "commands"},
+    {"configuration"},
     {"nn", "data"},
     {"models"},
     {"evaluation"},
     {"training"},
     {"run"},
+    {"make", "stored"},
     {"build"},
-    {"commands"},
+    {"resuming"},
     {"resume"},
     {"train", "evaluate", "__init__"},
 ]
 """Rooms import from their own folder and from lower layers, never sideways or up. A new module is placed here."""
 
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
-KNOW_HYDRA = {"build", "commands", "resume", "train", "evaluate"}
+KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "train", "evaluate"}
 PURE = {
-    "nn": {"errors", "batch"},
+    "nn": {"errors", "batch", "processes"},
     "models": {"errors", "batch", "nn"},
     "training/losses.py": {"errors", "batch", "nn", "models"},
     "training/gbce.py": {"errors", "batch", "nn", "models"},

@@ -9,20 +9,36 @@
 The names in ``__all__`` are the public interface; their docstrings say what they take, return and raise.
 """
 
-import importlib.metadata
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sairlib.batch import Batch, History
-from sairlib.data.dataset import Dataset
-from sairlib.data.interactions import Interactions
-from sairlib.data.split import Part, Split
-from sairlib.errors import NonFiniteError, UserError
-from sairlib.evaluation.rankings import Ranks
-from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel
-from sairlib.run.report import read_ranks
-from sairlib.run.study import Result, Run, Study
+if TYPE_CHECKING:
+    from sairlib.batch import Batch, History
+    from sairlib.data.dataset import Dataset
+    from sairlib.data.interactions import Interactions
+    from sairlib.data.split import Part, Split
+    from sairlib.errors import NonFiniteError, UserError
+    from sairlib.evaluation.rankings import Ranks
+    from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel
+    from sairlib.run.report import read_ranks
+    from sairlib.run.study import Result, Run, Study
 
-__version__ = importlib.metadata.version("sairlib")
+    __version__: str
+
+_HOMES = {
+    "batch": ("Batch", "History"),
+    "data.dataset": ("Dataset",),
+    "data.interactions": ("Interactions",),
+    "data.split": ("Part", "Split"),
+    "errors": ("NonFiniteError", "UserError"),
+    "evaluation.rankings": ("Ranks",),
+    "models.recommender": ("ClozeModel", "Head", "Recommender", "SequenceModel", "StepModel"),
+    "run.report": ("read_ranks",),
+    "run.study": ("Result", "Run", "Study"),
+}
+"""Where the public names are defined. They are loaded when first used, for torch takes seconds to load."""
 
 __all__ = [
     "Batch",
@@ -48,26 +64,43 @@ __all__ = [
 ]
 
 
-def study(*words: str) -> Study:
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sairlib")
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"sairlib.{home}"), name)
+    raise AttributeError(f"module 'sairlib' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def study(*words: str) -> "Study":
     """Assemble a study from words of the command line, such as ``"model=sasrec"`` or ``"training.lr=5e-4"``.
 
     This reads the data and builds the model; ``Study.run`` trains and writes the run directory. Relative folders start
     at the working directory. UserError for unknown or bad settings, and for data that is missing or cannot be read.
     """
-    from sairlib import build  # here, so that importing sairlib does not wait for Hydra
+    from sairlib import build, configuration  # here, so that importing sairlib does not wait for Hydra
 
-    with build.user_errors():
-        config = build.compose(words)
-        return build.study(config, f"sairlib.study({', '.join(map(repr, words))})", build.words_document(words))
+    with configuration.user_errors():
+        config = configuration.compose(words)
+        command = f"sairlib.study({', '.join(map(repr, words))})"
+        return build.study(config, command, configuration.words_document(words))
 
 
-def load(directory: str | Path, device: str = "auto") -> Run:
+def load(directory: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> "Run":
     """Load the run in ``directory``: its split, its evaluator, and the model with the weights that validation chose.
 
-    ``device`` is ``auto``, ``cpu``, ``cuda``, ... UserError if there is no run, if the device is not available, or if
-    the data is not what the weights were trained on.
+    ``device`` is ``auto``, ``cpu``, ``cuda``, ... A run may be a stranger's: only classes of sairlib are made, and of
+    the packages in ``trust``, such as ``("my_models",)``. UserError if there is no run, if it names other classes, if
+    the device is not available, or if the data is not what the weights were trained on.
     """
-    from sairlib import build
+    from sairlib import build, configuration
 
-    with build.user_errors():
-        return build.load_run(Path(directory), device=device)
+    with configuration.user_errors():
+        return build.load_run(Path(directory), device=device, trust=tuple(trust))

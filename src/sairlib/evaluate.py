@@ -1,38 +1,87 @@
-"""``python -m sairlib.evaluate run=DIR``: repeats the final evaluation of a run, with its settings or others."""
+"""Repeat the final evaluation of a run, with its settings or others. The run's files do not change.
 
+    python -m sairlib.evaluate DIR [SETTING=VALUE ...]      (or: sairlib-evaluate)
+
+Examples:
+    python -m sairlib.evaluate outputs/2026-11-20/21-24-36 evaluation.n_candidates=500
+    python -m sairlib.evaluate DIR output=again.json data.root=/data device=cpu
+
+Settings: output (a JSON file), device, data.root, data.cache, evaluation.ks, .n_candidates, .candidates,
+.candidates_seed, .full, .full_with_history, .batch_size; what is not given is as in the run. A run may name classes of
+a package of yours: trust=[my_models] allows it, for making objects of a run's choice may run any code.
+"""
+
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from omegaconf import DictConfig
-
-from sairlib import build
 from sairlib.commands import plain_errors, run_command
-from sairlib.files import write_json
-from sairlib.run import report
+from sairlib.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-def evaluate(config: DictConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """The settings at the top level of ``evaluate.yaml``."""
+
+    run: str
+    device: str
+    output: str | None
+    trust: tuple[str, ...]
+
+
+def evaluate(config: "DictConfig") -> dict[str, Any]:
     """Rank the test targets with the run's best weights, and print the table. The run's files do not change.
 
     Returns the content of a ``test.json``. UserError as in ``load_run``.
     """
-    test = build.load_run(Path(config.run), config, config.device).test()
-    if config.output is not None:
-        write_json(Path(config.output), test)
+    if not config.run:
+        raise UserError("which run? Give its directory: python -m sairlib.evaluate DIR [evaluation.n_candidates=N ...]")
+    from omegaconf import OmegaConf  # all imports here: --help must not wait for torch
+
+    from sairlib import build, make
+    from sairlib.files import write_json
+    from sairlib.run import report
+
+    top = OmegaConf.create({name: config[name] for name in EvaluateSettings.__dataclass_fields__})
+    settings = make.settings(top, "", EvaluateSettings)
+    test = build.load_run(Path(settings.run), config, settings.device, settings.trust).test()
+    if settings.output is not None:
+        write_json(Path(settings.output), test)
     print(report.table(test))
     return test
 
 
-@hydra.main(version_base="1.3", config_path=build.CONFIG_PATH, config_name="evaluate")
-def _hydra_main(config: DictConfig) -> None:
-    with plain_errors():
+def _job(config: "DictConfig") -> None:
+    from sairlib.configuration import user_errors
+
+    with plain_errors(), user_errors():
         evaluate(config)
+
+
+def _command(words: list[str]) -> None:
+    from sairlib.configuration import run_job
+
+    directory = None
+    for before, word in zip(["", *words], words, strict=False):
+        if directory is None and "=" not in word and not word.startswith(("-", "~")) and not before.startswith("-"):
+            directory = word
+            sys.argv.remove(word)
+
+    def job(config: "DictConfig") -> None:
+        if directory is not None:
+            config.run = directory
+        _job(config)
+
+    run_job(job, "evaluate")
 
 
 def main() -> None:
     """The console script ``sairlib-evaluate``."""
-    run_command(_hydra_main)
+    run_command(_command, lambda: str(__doc__))
 
 
 if __name__ == "__main__":

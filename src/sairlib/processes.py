@@ -3,13 +3,33 @@
 ``run/distributed.py`` joins them. The functions here are collective: every process must call them, in the same order.
 """
 
-from typing import TypeVar
+import os
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 Value = TypeVar("Value")
+
+
+_stores: list[Any] = []
+"""What the processes share, once they are joined."""
+
+
+def share(store: Any) -> None:
+    """Keep what the processes share (a ``torch.distributed.Store``), for ``speaks_for_all``."""
+    _stores[:] = [store]
+
+
+def speaks_for_all() -> bool:
+    """Whether this process is the first to ask, so that an error which all of them meet is printed once."""
+    if not _stores:  # not joined yet: all do the same
+        return os.environ.get("RANK", "0") == "0"
+    try:
+        return bool(_stores[0].add("errors", 1) == 1)
+    except RuntimeError:  # whoever holds the store has ended
+        return rank() == 0
 
 
 def size() -> int:

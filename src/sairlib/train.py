@@ -1,28 +1,50 @@
-"""``python -m sairlib.train``: trains and tests a model, and writes everything into one run directory."""
+"""Train and test a model, and write everything into one run directory.
+
+    python -m sairlib.train [GROUP=OPTION ...] [SETTING=VALUE ...]     (or: sairlib-train)
+
+Examples:
+    python -m sairlib.train experiment=quickstart
+    python -m sairlib.train model=sasrec dataset=ml-1m training.lr=5e-4 seed=3
+    python -m sairlib.train -m seed=1,2,3 interests.top_k=3,8     every combination, one after the other
+
+A run is written to outputs/DATE/TIME, those of -m to multirun/DATE/TIME/NUMBER; run_dir=DIR chooses another directory.
+"""
 
 import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-
-from sairlib import build, processes
-from sairlib.commands import plain_errors, run_command
+from sairlib.commands import options, plain_errors, run_command
 from sairlib.errors import UserError
 from sairlib.resume import resume
-from sairlib.run import distributed
-from sairlib.run.directory import CONFIG, RunDirectory, holds_run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+AFTER = """
+Flags:
+    --cfg job       print all settings, with these words applied, and end; --resolve replaces references by their values
+    -m              run all combinations of values that are separated by commas
+    --hydra-help    further flags
+
+Resume a run: python -m sairlib.resume DIR. Evaluate it again: python -m sairlib.evaluate DIR."""
 
 
-def train(config: DictConfig, directory: Path) -> float:
+def train(config: "DictConfig", directory: Path) -> float:
     """Train and test one model. The test split is evaluated once, after training, with the weights validation chose.
 
     Returns the best VALIDATION figure of ``training.monitor``: a search over settings must not see test figures.
     """
+    from hydra.core.hydra_config import HydraConfig  # all imports here: --help and --cfg must not wait for torch
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from sairlib import build, processes, stored
+    from sairlib.run import distributed
+    from sairlib.run.directory import CONFIG, RunDirectory, holds_run
+
     distributed.join()
     directory = processes.first_s(directory)  # its default name is drawn at random
     job = HydraConfig.get()
@@ -30,7 +52,7 @@ def train(config: DictConfig, directory: Path) -> float:
         print(f"\njob {job.job.num}: {' '.join(job.overrides.task)}", flush=True)
     mode = build.resume_mode(config)
     if mode == "true" or (mode == "auto" and holds_run(directory)):
-        return resume(directory, list(job.overrides.task)).validation[config.training.monitor]
+        return resume(directory, job.overrides.task, stored.packages(config)).validation[config.training.monitor]
     command = shlex.join(["python", "-m", "sairlib.train", *sys.argv[1:]])
     documents = {
         ".hydra/overrides.yaml": OmegaConf.to_yaml(job.overrides.task),
@@ -43,8 +65,14 @@ def train(config: DictConfig, directory: Path) -> float:
         return build.study(config, command, documents).run_in(place).validation[config.training.monitor]
 
 
-def _directory(config: DictConfig) -> Path:
+def _directory(config: "DictConfig") -> Path:
     """The directory of this run or job. UserError for a new name where the run in it is to be resumed."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from sairlib import build
+
     job = HydraConfig.get()
     many = job.mode == RunMode.MULTIRUN
     mode = build.resume_mode(config)
@@ -60,9 +88,14 @@ def _directory(config: DictConfig) -> Path:
     return Path(job.runtime.output_dir if many else str(config.run_dir))
 
 
-@hydra.main(version_base="1.3", config_path=build.CONFIG_PATH, config_name="train")
-def _hydra_main(config: DictConfig) -> float:
-    with plain_errors():
+def _job(config: "DictConfig") -> float:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from sairlib import build
+    from sairlib.configuration import user_errors
+
+    with plain_errors(), user_errors():
         build.check_run(config)
         directory = _directory(config)
         try:
@@ -73,9 +106,15 @@ def _hydra_main(config: DictConfig) -> float:
                     directory.rmdir()
 
 
+def _command(words: list[str]) -> None:
+    from sairlib.configuration import run_job
+
+    run_job(_job, "train")
+
+
 def main() -> None:
     """The console script ``sairlib-train``."""
-    run_command(_hydra_main)
+    run_command(_command, lambda: f"{__doc__}\n{options()}\n{AFTER}")
 
 
 if __name__ == "__main__":

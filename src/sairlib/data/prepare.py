@@ -5,7 +5,7 @@ import json
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ VERSION = 3
 _ARRAYS = ("items", "offsets", "user_ids", "item_ids", "item_categories")
 
 
+@runtime_checkable
 class Reader(Protocol):
     """A file format: ``files`` names the files that affect the result, ``read`` gives the table."""
 

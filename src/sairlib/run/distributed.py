@@ -4,7 +4,6 @@ import atexit
 import os
 import sys
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,8 +14,6 @@ from sairlib.errors import UserError
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others. Process 0 alone reads a data set for the first time."""
-_stores: list[Any] = []
-"""What the processes share, once they are joined."""
 
 
 def join() -> None:
@@ -34,7 +31,7 @@ def join() -> None:
         raise UserError(
             f"cannot join the other processes of WORLD_SIZE={os.environ['WORLD_SIZE']} ({error})"
         ) from error
-    _stores.append(store)
+    processes.share(store)
     atexit.register(leave)
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
@@ -54,14 +51,6 @@ def device_of_this_process(device: torch.device) -> torch.device:
     return torch.device("cuda", own)
 
 
-def speaks_for_all() -> bool:
-    """Whether this process is the first to ask: so that an error which all of them meet is printed once."""
-    try:
-        return not _stores or _stores[0].add("errors", 1) == 1
-    except RuntimeError:  # the process that holds the store has ended
-        return processes.rank() == 0
-
-
 def lost_another(error: RuntimeError) -> bool:
     """Whether ``error`` says that another process can no longer be reached."""
     message = str(error).lower()
@@ -72,4 +61,3 @@ def leave() -> None:
     """Leave the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
-    _stores.clear()
