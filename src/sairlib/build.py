@@ -49,8 +49,8 @@ class RunSettings:
             raise UserError("run_dir= is empty: give a directory")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: must be between 0 and 2^63 - 1")
-        if self.max_len < 1:
-            raise UserError(f"max_len={self.max_len}: must be 1 or more")
+        if not 1 <= self.max_len < 2**31:
+            raise UserError(f"max_len={self.max_len}: must be 1 or more, and less than 2^31")
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,8 @@ def objective(config: DictConfig, store: SequenceStore, batch_size: int) -> Obje
     sampler = None
     if make.group(config, "negatives"):  # that of negatives=none is empty
         sampler = make.component(config, "negatives", Sampler, {"store": store})
+        longest = int(store.train_steps(store.train_users).max()) if len(store.train_users) else 0
+        check_fits(f"negatives.n={sampler.n}", longest * sampler.n * 8)  # those of a single user
     facts = {"loss": loss, "sampler": sampler, "store": store, "batch_size": batch_size}
     return make.component(config, "objective", Objective, facts)
 

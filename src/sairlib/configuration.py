@@ -32,22 +32,27 @@ OmegaConf.register_new_resolver("unique", _unique, use_cache=True, replace=True)
 
 
 def compose(words: Sequence[str]) -> DictConfig:
-    """Compose the configuration from words of the command line, inside or outside a Hydra job."""
+    """Compose the configuration from words of the command line, inside or outside a Hydra job.
+
+    UserError for words that Hydra cannot read.
+    """
     with _hydra_of_its_own():
         if CONFIG_PATH.startswith("pkg://"):
             context: Any = initialize_config_module(CONFIG_PATH.removeprefix("pkg://"), version_base="1.3")
         else:
             context = initialize_config_dir(CONFIG_PATH, version_base="1.3")
-        with context:
+        with context, _words_read():
             return hydra_compose("train", list(words))
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn Hydra's errors about bad words into UserErrors."""
+    """Turn Hydra's errors about bad words into UserErrors, and show unprintable characters of these as ``?``."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        if isinstance(error, UserError) and str(error) == one_line(error):
+            raise
         raise UserError(one_line(error)) from error
 
 
@@ -58,21 +63,27 @@ def run_job(job: Callable[[DictConfig], object], config_name: str) -> None:
     """
     if {"-sc", "--shell_completion"} & set(sys.argv) and sys.argv[0].endswith(".py"):
         raise UserError("tab completion is for the script: sairlib-train instead of python -m sairlib.train")
-    started = False
+    with _words_read() as read:
 
-    @functools.wraps(job)
-    def noted(config: DictConfig) -> object:
-        nonlocal started
-        started = True
-        return job(config)
+        @functools.wraps(job)
+        def read_and_run(config: DictConfig) -> object:
+            read.append(config)
+            return job(config)
 
+        hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)(read_and_run)()
+
+
+@contextmanager
+def _words_read() -> Iterator[list[DictConfig]]:
+    """Until a configuration is appended to the list, errors are about the words: Hydra raises many kinds."""
+    read: list[DictConfig] = []
     try:
         with user_errors():
-            hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)(noted)()
-    except (ValueError, RecursionError) as error:
-        if started or isinstance(error, UserError):
+            yield read
+    except Exception as error:
+        if read or isinstance(error, UserError):
             raise
-        raise UserError(f"these words do not go together: {one_line(error)}") from error
+        raise UserError(f"these words cannot be read: {one_line(error)}") from error
 
 
 def words_document(words: Sequence[str]) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from types import NoneType
 from typing import Any, TypeVar, get_args
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,6 +19,8 @@ from sairlib.errors import UserError, one_line, out_of_memory
 Settings = TypeVar("Settings")
 Component = TypeVar("Component")
 
+LARGEST = 1_000_000
+"""Of the widths and counts in sairlib's parts: with more, making them may take for ever, or too much memory."""
 PLAIN = (bool, int, float, str, NoneType)
 """The types of settings that are checked before an object is made."""
 
@@ -94,23 +97,35 @@ def split_rule(config: DictConfig, name: str) -> Callable[[Dataset], Split]:
     return apply
 
 
+def find(target: Any) -> Any:
+    """The object of the dotted name ``target``, in a module. Raises whatever importing the module may raise."""
+    module, _, name = str(target).rpartition(".")
+    return getattr(import_module(module), name)
+
+
 def _class(own: DictConfig, where: str) -> type:
     try:
-        return get_class(str(own.get("_target_")))
-    except Exception as error:  # Hydra wraps whatever an import may raise
+        found = find(own.get("_target_"))
+    except Exception as error:  # an import may raise anything
         raise UserError(f"{where}._target_={own.get('_target_')} does not exist: {one_line(error)}") from error
+    if not isinstance(found, type):
+        raise UserError(f"{where}._target_={own._target_} is not a class")
+    return found
 
 
 def _check_types(own: DictConfig, where: str) -> Mapping[str, inspect.Parameter]:
     """The parameters of a target; UserError if it does not exist, or if it or a part has a setting of a wrong type."""
     try:
-        parameters = inspect.signature(get_object(str(own.get("_target_")))).parameters
+        parameters = inspect.signature(find(own.get("_target_"))).parameters
     except Exception as error:
         raise UserError(f"{where}._target_={own.get('_target_')} does not exist: {one_line(error)}") from error
     for key, value in own.items():
         name = str(key)
         if isinstance(value, DictConfig) and "_target_" in value:
             _check_types(value, f"{where}.{name}")
+        largest = LARGEST if own._target_.startswith("sairlib.") else 2**63 - 1
+        if type(value) is int and abs(value) > largest:
+            raise UserError(f"{where}.{name}={value}: must be at most {largest:,}")
         expected = parameters[name].annotation if name in parameters else None
         kinds = get_args(expected) or (expected,)  # of int | None: both
         if (
@@ -130,3 +145,5 @@ def _instantiate(config: DictConfig, where: str, **facts: Any) -> Any:
         if isinstance(error.__cause__, UserError | TypeError):  # an unknown or missing argument, or a wrong type
             raise UserError(f"{where}: {one_line(error.__cause__)}") from error
         raise
+    except Exception as error:  # about _partial_, _args_ and their like: what a target raises is wrapped
+        raise UserError(f"{where}: {one_line(error)}") from error

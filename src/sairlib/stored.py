@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from sairlib.commands import CONF
 from sairlib.data.split import Split
 from sairlib.errors import UserError, one_line
+from sairlib.make import find
 
 Kind = TypeVar("Kind")
 
@@ -94,8 +94,8 @@ def _check_target(place: str, target: Any, path: Path, trust: Sequence[str]) -> 
             f" add trust=[{package}]"
         )
     try:
-        found = get_object(target)
-    except Exception as error:  # Hydra wraps whatever an import may raise
+        found = find(target)
+    except Exception as error:  # an import may raise anything
         raise UserError(f"{named} does not exist: {one_line(error)}") from error
     if not _belongs(str(getattr(found, "__module__", "")), ("sairlib", *trust)):  # such as sairlib.batch.torch.load
         raise UserError(f"{named} is not part of {target.partition('.')[0]}")

@@ -36,12 +36,14 @@ class EvaluationSettings:
             raise UserError(f"evaluation.ks={list(self.ks)}: give cut-offs of 1 or more")
         if self.n_candidates < 0:
             raise UserError(f"evaluation.n_candidates={self.n_candidates}: must be 0 (no sampled ranking) or more")
+        if self.candidates_seed < 0:
+            raise UserError(f"evaluation.candidates_seed={self.candidates_seed}: must be 0 or more")
         if self.candidates not in KINDS:
             raise UserError(f"evaluation.candidates={self.candidates}: choose one of {', '.join(KINDS)}")
         if not (self.n_candidates or self.full or self.full_with_history):
             raise UserError("evaluation: nothing to measure; set n_candidates > 0, full=true or full_with_history=true")
-        if self.batch_size < 1:
-            raise UserError(f"evaluation.batch_size={self.batch_size}: must be 1 or more")
+        if not 1 <= self.batch_size < 2**31:
+            raise UserError(f"evaluation.batch_size={self.batch_size}: must be 1 or more, and less than 2^31")
 
     @property
     def rankings(self) -> tuple[str, ...]:

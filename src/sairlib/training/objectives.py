@@ -81,8 +81,8 @@ class NextItem(Objective):
         self, loss: Loss, sampler: Sampler | None, store: SequenceStore, batch_size: int, n_targets: int = 1
     ) -> None:
         super().__init__(loss, sampler, store, batch_size)
-        if n_targets < 1:
-            raise UserError(f"n_targets={n_targets}: must be 1 or more")
+        if not 1 <= n_targets <= store.max_len:
+            raise UserError(f"n_targets={n_targets}: must be between 1 and max_len={store.max_len}")
         self.n_targets = n_targets
 
     def steps(self) -> float:

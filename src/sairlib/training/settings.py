@@ -50,6 +50,9 @@ class TrainingSettings:
         for name in ("epochs", "batch_size", "eval_every", "length_window"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 1 or more")
+        for name in ("batch_size", "length_window"):
+            if getattr(self, name) >= 2**31:
+                raise UserError(f"training.{name}={getattr(self, name)}: must be less than 2^31")
         for name in ("weight_decay", "warmup_steps", "grad_clip", "patience", "save_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 0 or more")
