@@ -22,13 +22,13 @@ LAYERS = [
     {"make", "stored"},
     {"build"},
     {"resuming"},
-    {"resume"},
+    {"resume", "grid"},
     {"train", "evaluate", "__init__"},
 ]
 """Rooms import from their own folder and from lower layers, never sideways or up. A new module is placed here."""
 
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
-KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "train", "evaluate"}
+KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "grid", "train", "evaluate"}
 PURE = {
     "nn": {"errors", "batch", "processes"},
     "models": {"errors", "batch", "nn"},

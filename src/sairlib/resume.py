@@ -18,14 +18,17 @@ from sairlib.commands import run_command
 from sairlib.errors import UserError
 
 if TYPE_CHECKING:
+    from sairlib.run.median import MedianRule
     from sairlib.run.study import Result
 
 
-def resume(directory: Path, words: Sequence[str], trust: Sequence[str] = ()) -> "Result":
+def resume(
+    directory: Path, words: Sequence[str], trust: Sequence[str] = (), rule: "MedianRule | None" = None
+) -> "Result":
     """Resume the run in ``directory``. ``words`` of the command line may change some of its settings.
 
-    ``trust``: packages whose classes the run may make, beside sairlib's. UserError if there is no run to resume, if it
-    names other classes, or if ``words`` change settings that it must keep.
+    ``trust``: packages whose classes the run may make, beside sairlib's. ``rule`` may end its training early. UserError
+    if there is no run to resume, if it names other classes, or if ``words`` change settings that it must keep.
     """
     from hydra.core.override_parser.types import Quote, QuotedString  # all imports here: --help must not wait for torch
 
@@ -38,7 +41,10 @@ def resume(directory: Path, words: Sequence[str], trust: Sequence[str] = ()) -> 
         config, all_words = resuming.settings(place, list(words), trust)
         quoted = QuotedString(resuming.literal(directory), Quote.single).with_quotes()
         command = shlex.join(["python", "-m", "sairlib.train", *all_words, f"run_dir={quoted}", "resume=true"])
-        return build.study(config, command, configuration.words_document(all_words)).run_in(place)
+        study = build.study(config, command, configuration.words_document(all_words))
+        if rule is not None:
+            study.trainer.hopeless = rule.stops
+        return study.run_in(place)
 
 
 def words_to_resume(words: Sequence[str]) -> tuple[Path, list[str], list[str]]:

@@ -23,6 +23,8 @@ from sairlib.resume import resume
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from sairlib.run.median import MedianRule
+
 AFTER = """
 Flags:
     --cfg job       print all settings, with these words applied, and end; --resolve replaces references by their values
@@ -32,37 +34,40 @@ Flags:
 Resume a run: python -m sairlib.resume DIR. Evaluate it again: python -m sairlib.evaluate DIR."""
 
 
-def train(config: "DictConfig", directory: Path) -> float:
+def train(config: "DictConfig", directory: Path, rule: "MedianRule | None" = None) -> float:
     """Train and test one model. The test split is evaluated once, after training, with the weights validation chose.
 
-    Returns the best VALIDATION figure of ``training.monitor``: a search over settings must not see test figures.
+    ``rule`` may end the training of a job of a grid early. Returns the best VALIDATION figure of ``training.monitor``:
+    a search over settings must not see test figures.
     """
     from hydra.core.hydra_config import HydraConfig  # all imports here: --help and --cfg must not wait for torch
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from sairlib import build, processes, stored
+    from sairlib import build, grid, processes, stored
     from sairlib.run import distributed
     from sairlib.run.directory import CONFIG, RunDirectory, holds_run
 
     distributed.join()
     directory = processes.first_s(directory)  # its default name is drawn at random
     job = HydraConfig.get()
-    if job.mode == RunMode.MULTIRUN:
-        print(f"\njob {job.job.num}: {' '.join(job.overrides.task)}", flush=True)
-    mode = build.resume_mode(config)
+    in_grid, words = job.mode == RunMode.MULTIRUN, grid.words_of_job()
+    mode = "auto" if in_grid else build.resume_mode(config)  # a grid goes on where it was ended
     if mode == "true" or (mode == "auto" and holds_run(directory)):
-        return resume(directory, job.overrides.task, stored.packages(config)).validation[config.training.monitor]
-    command = shlex.join(["python", "-m", "sairlib.train", *sys.argv[1:]])
+        return resume(directory, words, stored.packages(config), rule).validation[config.training.monitor]
+    command = shlex.join(["python", "-m", "sairlib.train", *(words if in_grid else sys.argv[1:])])
     documents = {
-        ".hydra/overrides.yaml": OmegaConf.to_yaml(job.overrides.task),
+        ".hydra/overrides.yaml": OmegaConf.to_yaml(words),
         ".hydra/config.yaml": OmegaConf.to_yaml(config),
         ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": job})),
     }
     with RunDirectory(directory) as place:
         # Before the data is read: a run that is killed while it reads can be resumed.
         place.write({**documents, CONFIG: OmegaConf.to_yaml(config, resolve=True)})
-        return build.study(config, command, documents).run_in(place).validation[config.training.monitor]
+        study = build.study(config, command, documents)
+        if rule is not None:
+            study.trainer.hopeless = rule.stops
+        return study.run_in(place).validation[config.training.monitor]
 
 
 def _directory(config: "DictConfig") -> Path:
@@ -88,28 +93,30 @@ def _directory(config: "DictConfig") -> Path:
     return Path(job.runtime.output_dir if many else str(config.run_dir))
 
 
-def _job(config: "DictConfig") -> float:
+def _job(config: "DictConfig") -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from sairlib import build
+    from sairlib import build, grid
     from sairlib.configuration import user_errors
 
     with plain_errors(), user_errors():
         build.check_run(config)
         directory = _directory(config)
-        try:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
             return train(config, directory)
+        try:
+            return grid.run_job(train, config, directory)
         finally:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                with suppress(OSError):  # Hydra created it: it stays if there is something in it
-                    directory.rmdir()
+            with suppress(OSError):  # Hydra created it: it stays if there is something in it
+                directory.rmdir()
 
 
 def _command(words: list[str]) -> None:
+    from sairlib import grid
     from sairlib.configuration import run_job
 
-    run_job(_job, "train")
+    grid.conduct(lambda: run_job(_job, "train"))
 
 
 def main() -> None:

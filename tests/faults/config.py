@@ -222,11 +222,8 @@ def wrong_words(home: Path, rng: Random) -> None:
     words = [random_word(rng) for _ in range(rng.choice([1, 1, 2, 3]))]
     with at_home(home) as patch:
         if rng.random() < 0.5:
-            flags = (
-                [rng.choice(["-m", "--cfg=job", "--resolve", "--info", "-c", "-x", "--package=model"])]
-                if rng.random() < 0.1
-                else []
-            )
+            flags = ["-m", "--cfg=job", "--resolve", "--info", "-c", "-x", "--package=model"]
+            words += rng.choices([[], [rng.choice(flags)]], [9, 1])[0]
             command(train.main, patch, *WORDS, "run_dir=run", *words)
             return
         try:

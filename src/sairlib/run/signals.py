@@ -12,7 +12,8 @@ from sairlib.errors import Stopped
 from sairlib.training.state import Requests
 
 STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-SAVE = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
+SAVE = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Signals:
@@ -33,9 +34,10 @@ class Signals:
 def answered(requests: Requests) -> Iterator[Signals]:
     """While the block runs, signals become ``requests``.
 
-    SIGINT, SIGTERM and SIGHUP ask to stop; a second one ends the process at once. SIGUSR1, which a cluster sends some
-    time before it ends a job, asks to save; a handler that was installed for it before (submitit's puts the job back
-    into the queue) is called after that. Outside the main thread signals stay as they are.
+    SIGINT, SIGTERM and SIGHUP ask to stop, unless somebody else handles them; a second one ends the process at once.
+    SIGUSR1 and SIGUSR2, one of which a cluster sends some time before it ends a job, ask to save; a handler that was
+    installed for them before (submitit's puts the job back into the queue) is called after that. Outside the main
+    thread signals stay as they are.
     """
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
@@ -57,7 +59,7 @@ def answered(requests: Requests) -> Iterator[Signals]:
         requests.saved = (lambda: handler(number, frame)) if callable(handler) else None
         requests.save = True
 
-    before = {number: signal.signal(number, stop) for number in STOP}
+    before = {number: signal.signal(number, stop) for number in STOP if signal.getsignal(number) in UNTOUCHED}
     before |= {number: signal.signal(number, save) for number in SAVE}
     try:
         yield signals

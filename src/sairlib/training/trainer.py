@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -94,6 +94,8 @@ class Trainer:
         self.progress = Progress()
         self.epoch: Epoch | None = None
         """The epoch under way."""
+        self.hopeless: Callable[[Progress], bool] = lambda progress: False
+        """Asked before each epoch: a search over settings may end training here."""
         self.steps_per_epoch = store.n_batches(settings.batch_size)
         self.learner = self._new_learner(objective)
         if self.learner.optimizers and settings.precision != "fp32":
@@ -132,7 +134,7 @@ class Trainer:
         settings, progress = self.settings, self.progress
         if not self.learner.optimizers:
             settings = replace(settings, epochs=1)  # a model without weights has nothing to train
-        while not self.done:
+        while not self.done and not self.hopeless(progress):
             figures = self.train_epoch(log)
             self._answer_requests(log)
             number, seconds = progress.epoch + 1, self._seconds()
