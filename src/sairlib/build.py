@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from sairlib import make, processes, stored
 from sairlib.configuration import CONFIG_PATH as CONFIG_PATH
 from sairlib.configuration import compose as compose
+from sairlib.configuration import literal
 from sairlib.data.download import locate
 from sairlib.data.filters import Filters
 from sairlib.data.prepare import prepare
@@ -117,7 +118,8 @@ def check_run(config: DictConfig) -> None:
     """UserError for a value of the wrong type, or out of range, at the top level of the configuration."""
     if "interests" in config and "n_interests" not in make.group(config, "model"):
         raise UserError("interests: only SAIR's models have interests; leave the group out")
-    top = {name: config[name] for name in RunSettings.__dataclass_fields__}
+    values = {name: config[name] for name in RunSettings.__dataclass_fields__}
+    top = {name: literal(value) if isinstance(value, str) else value for name, value in values.items()}
     make.settings(OmegaConf.create(top), "", RunSettings)
 
 

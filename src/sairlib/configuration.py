@@ -1,6 +1,7 @@
 """From words of the command line to one configuration. It knows Hydra but not torch, so that it is quick."""
 
 import functools
+import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +85,11 @@ def _words_read() -> Iterator[list[DictConfig]]:
         if read or isinstance(error, UserError):
             raise
         raise UserError(f"these words cannot be read: {one_line(error)}") from error
+
+
+def literal(text: str) -> str:
+    """The text for a configuration, where ``${`` would begin a reference."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def words_document(words: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ choice may run any code.
 """
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,18 +29,14 @@ def resume(
     ``trust``: packages whose classes the run may make, beside sairlib's. ``rule`` may end its training early. UserError
     if there is no run to resume, if it names other classes, or if ``words`` change settings that it must keep.
     """
-    from hydra.core.override_parser.types import Quote, QuotedString  # all imports here: --help must not wait for torch
-
-    from sairlib import build, configuration, resuming
+    from sairlib import build, configuration, resuming  # here: --help must not wait for torch
     from sairlib.run import distributed
     from sairlib.run.directory import RunDirectory
 
     distributed.join()
     with RunDirectory(directory, resume=True) as place, configuration.user_errors():
         config, all_words = resuming.settings(place, list(words), trust)
-        quoted = QuotedString(resuming.literal(directory), Quote.single).with_quotes()
-        command = shlex.join(["python", "-m", "sairlib.train", *all_words, f"run_dir={quoted}", "resume=true"])
-        study = build.study(config, command, configuration.words_document(all_words))
+        study = build.study(config, resuming.command(all_words, directory), configuration.words_document(all_words))
         if rule is not None:
             study.trainer.hopeless = rule.stops
         return study.run_in(place)

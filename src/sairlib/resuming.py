@@ -1,9 +1,10 @@
 """The configuration of a run that is resumed: its own, but for what its user changes."""
 
-import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from sairlib import configuration, stored
@@ -65,13 +66,14 @@ def _keep(differing: changes.Pairs, config: DictConfig, directory: Path) -> None
 
 def _composed(words: list[str], directory: Path) -> DictConfig:
     config = configuration.compose(words)
-    config.run_dir = literal(directory)
+    config.run_dir = configuration.literal(str(directory))
     return config
 
 
-def literal(path: Path) -> str:
-    """The path for a configuration, where ``${`` would begin an interpolation."""
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(path))
+def command(words: Sequence[str], directory: Path) -> str:
+    """The command that resumes the run in ``directory`` with these words, to be pasted into a shell."""
+    quoted = QuotedString(configuration.literal(str(directory)), Quote.single).with_quotes()
+    return shlex.join(["python", "-m", "sairlib.train", *words, f"run_dir={quoted}", "resume=true"])
 
 
 def _flat(config: DictConfig) -> dict[str, object]:

@@ -31,11 +31,11 @@ from torch import Tensor
 from trainer_helpers import make_trainer
 
 import sairlib
-from sairlib import build
-from sairlib.errors import NonFiniteError, Stopped, UserError
+from sairlib.errors import NonFiniteError, Stopped, UserError, one_line
 from sairlib.run import checkpoint
 from sairlib.run.log import RunLog
 from sairlib.run.report import read_ranks
+from sairlib.stored import words_of
 from sairlib.training.state import Requests, load_weights
 from sairlib.training.trainer import Trainer
 
@@ -402,9 +402,9 @@ def run_damaged(place: Path, rng: random.Random) -> None:
         path.unlink()
         make = {"folder": path.mkdir, "fifo": lambda: os.mkfifo(path), "link": lambda: path.symlink_to(path)}
         make.get(kind, lambda: None)()
-    with survived(what, build.one_line), redirect_stdout(io.StringIO()):
+    with survived(what, one_line), redirect_stdout(io.StringIO()):
         if name.startswith(".hydra"):
-            build.words_of(run)
+            words_of(run)
         else:
             test = sairlib.load(run, device="cpu").test()
             if name == "best.pt" and test != json.loads((run / "test.json").read_text()):

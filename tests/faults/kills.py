@@ -88,7 +88,7 @@ def started(work: Callable[[], object], output: Path) -> int:
             os.dup2(descriptor, number)
         sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
         torch.manual_seed(os.getpid())  # as different as two processes are
-        run_command(work)
+        run_command(lambda _: work(), str)
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)
