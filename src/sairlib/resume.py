@@ -50,9 +50,9 @@ def words_to_resume(words: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     directory, changes, trust = "", [], []
     for word in words:
         name, equals, value = word.partition("=")
-        if name == "run":
+        if name == "run" and equals:
             directory = value
-        elif name == "trust":
+        elif name == "trust" and equals:
             trust = [package for package in re.split(r"[\[\],\s]+", value) if package]
         elif not equals and not directory and not word.startswith(("-", "~")):
             directory = word

@@ -18,9 +18,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from sairlib.commands import CONF
+from sairlib.configuration import user_errors
+from sairlib.data.prepare import Reader
 from sairlib.data.split import Split
 from sairlib.errors import UserError, one_line
 from sairlib.make import find
+from sairlib.models.recommender import Recommender
+from sairlib.training.losses import Loss
+from sairlib.training.negatives import Sampler
+from sairlib.training.objectives import Objective
 
 Kind = TypeVar("Kind")
 
@@ -28,8 +34,14 @@ LARGEST, DEEPEST = 200_000, 30
 """How many bytes and levels a stored file may have; those that sairlib writes have some 3,000 and 4."""
 SAFE = re.compile(r"\$\{([\w.]+|oc\.env:SAIRLIB_[A-Z]+)\}")
 """References to other settings, and to the variables of the environment that ``conf/`` itself uses."""
-PLACES = ("model", "loss", "objective", "negatives", "dataset.reader")
-"""Where a class must be of the kind that ``make`` asks for."""
+KINDS: dict[str, type] = {
+    "model": Recommender,
+    "loss": Loss,
+    "objective": Objective,
+    "negatives": Sampler,
+    "dataset.reader": Reader,
+}
+"""What a class must be, by its place; a split may also be a function, and any other class a part of a model."""
 
 
 def settings_of(directory: Path, trust: Sequence[str] = ()) -> DictConfig:
@@ -61,7 +73,9 @@ def words_of(directory: Path, dropped: Collection[str] = ()) -> list[str]:
             raise UserError(f"{path} is not a run's configuration ({word!r} is no word)")
         if word.partition("=")[0].lstrip("+~") not in dropped:
             words.append(word)
-    for override in OverridesParser.create().parse_overrides(words):
+    with user_errors():
+        overrides = OverridesParser.create().parse_overrides(words)
+    for override in overrides:
         _check_word(override, path)
     return words
 
@@ -102,8 +116,8 @@ def _check_target(place: str, target: Any, path: Path, trust: Sequence[str]) -> 
     if place == "split" and inspect.isfunction(found):
         fits = inspect.signature(found).return_annotation is Split
     else:
-        ours = not _belongs(found.__module__, trust)
-        fits = inspect.isclass(found) and (place in PLACES or not ours or issubclass(found, nn.Module))
+        part = object if _belongs(found.__module__, trust) else nn.Module
+        fits = isinstance(found, type) and issubclass(found, KINDS.get(place, part))
     if not fits:
         raise UserError(f"{named} is not of a kind that belongs there")
 

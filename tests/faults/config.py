@@ -222,8 +222,8 @@ def wrong_words(home: Path, rng: Random) -> None:
     words = [random_word(rng) for _ in range(rng.choice([1, 1, 2, 3]))]
     with at_home(home) as patch:
         if rng.random() < 0.5:
-            flags = ["-m", "--cfg=job", "--resolve", "--info", "-c", "-x", "--package=model"]
-            words += rng.choices([[], [rng.choice(flags)]], [9, 1])[0]
+            flags = ["-m", "--cfg=job", "--resolve", "--info", "-c", "-x", "--package=model", *[""] * 60]
+            words += [flag for flag in rng.sample(flags, 2) if flag]
             command(train.main, patch, *WORDS, "run_dir=run", *words)
             return
         try:
