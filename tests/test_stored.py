@@ -72,7 +72,7 @@ CALLS = [
 def test_a_stored_target_is_never_called(run: Path, place: str, call: dict[str, Any]) -> None:
     for value in (call, [{"x": call}]):
         change(run, place, value)
-        with pytest.raises(UserError, match="not part of|of a kind that belongs|No module named"):
+        with pytest.raises(UserError, match=r"not part of|of a kind that belongs|No module named"):
             sairlib.load(run, trust=["my_models"])
     assert not Path("stolen").exists() and not Path("imported").exists()
 
@@ -138,7 +138,7 @@ def test_resuming_makes_no_stranger_s_object_either(run: Path, monkeypatch: pyte
     monkeypatch.setattr("sairlib.run.study.state_to_resume", lambda *_, **__: {})
     words = ["model=sasrec", "++model={_target_:own_models.make,path:stolen}"]
     (run / ".hydra" / "overrides.yaml").write_text(OmegaConf.to_yaml(words))
-    with pytest.raises(UserError, match="own_models.make is not part of sairlib"):
+    with pytest.raises(UserError, match=r"own_models.make is not part of sairlib"):
         resume.resume(*resume.words_to_resume(["run", "device=cpu"]))
     with pytest.raises(UserError, match="of a kind that belongs"):
         resume.resume(*resume.words_to_resume(["trust=[other,own_models]", "run", "device=cpu"]))

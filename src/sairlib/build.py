@@ -42,8 +42,12 @@ class RunSettings:
     resume: str
     """``true``, ``false``, or ``auto``: if there is a run in ``run_dir``."""
     run_dir: str
+    threads: str
+    """``auto``: torch's own choice, which is OMP_NUM_THREADS if it is set, else one for each core."""
 
     def __post_init__(self) -> None:
+        if self.threads != "auto" and not (self.threads.isdecimal() and 1 <= int(self.threads[:5]) <= 1024):
+            raise UserError(f"threads={self.threads[:40]}: must be auto, or a number from 1 to 1024")
         if self.resume.lower() not in ("true", "false", "auto"):
             raise UserError(f"resume={self.resume}: choose one of true, false, auto")
         if not self.run_dir:
@@ -85,6 +89,8 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
     device = distributed.device_of_this_process(runtime.choose_device(config.device))
     runtime.seed_everything(config.seed)
     runtime.keep_freed_memory()
+    if config.threads != "auto":
+        torch.set_num_threads(int(config.threads))
     if processes.rank():
         processes.wait()  # until the first has filled the cache
     data_split = split(config)
@@ -103,7 +109,7 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
         str(config.dataset.name),
         config.seed,
         {"config.yaml": text, **documents},
-        _flat(config),
+        _flat(config, documents.get(".hydra/overrides.yaml", "[]")),
         time.perf_counter() - started,
     )
     return Study(data_split, store, recommender, train_objective, evaluator, trainer, about)
@@ -210,7 +216,8 @@ def load_run(
     return Run(resolved, data_split, store, best_model.eval(), evaluator, epoch)
 
 
-def _flat(config: DictConfig) -> dict[str, object]:
+def _flat(config: DictConfig, words: str) -> dict[str, object]:
+    """The settings that may matter to a result, by their dotted names; first those that ``words``, a yaml list, give."""
     groups = ("model", "interests", "objective", "loss", "negatives", "training", "dataset.name", "max_len", "seed")
     flat: dict[str, object] = {}
     for group in groups:
@@ -219,4 +226,5 @@ def _flat(config: DictConfig) -> dict[str, object]:
             flat |= {f"{group}.{key!s}": setting for key, setting in value.items()}
         elif value is not None:
             flat[group] = value
-    return flat
+    given = {str(word).partition("=")[0].lstrip("+~") for word in OmegaConf.create(words)}
+    return {name: flat[name] for name in sorted(flat, key=lambda name: name not in given)}

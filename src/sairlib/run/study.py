@@ -231,11 +231,11 @@ class Study:
         trainer, started = self.trainer, time.perf_counter()
         processes.wait()  # until the first has written best.pt
         best = checkpoint.load(directory / "best.pt", self.store.device)
-        load_weights(self.model, best, trainer.identity, directory / "best.pt")
+        best_epoch = load_weights(self.model, best, trainer.identity, directory / "best.pt")
         with trainer.requests.answered_at_once():
             ranks = self.evaluator.rank(self.model, Part.TEST)
-        test = report.results(self.evaluator, ranks, self.split, best["epoch"])
-        result = Result(directory, best["epoch"], trainer.progress.best, test, ranks)
+        test = report.results(self.evaluator, ranks, self.split, best_epoch)
+        result = Result(directory, best_epoch, trainer.progress.best, test, ranks)
         if processes.rank():
             return result
         report.save_ranks(directory / "ranks.npz", ranks, self.split)
@@ -247,8 +247,8 @@ class Study:
         write_json(directory / "run.json", {**record, "peak_memory_bytes": runtime.peak_memory_bytes()})
         figures = {f"test/{ranking}/{name}": value for ranking in ranks for name, value in test[ranking].items()}
         log.final(dict(self.about.settings), figures)
-        if best["epoch"] == trainer.settings.epochs:
+        if best_epoch == trainer.settings.epochs:
             log.say("the best epoch is the last: more epochs would likely give better figures")
         log.say(f"\n{report.table(test)}")
-        log.say(f"\nbest epoch {best['epoch']}; everything is kept in {shown(directory)}")
+        log.say(f"\nbest epoch {best_epoch}; everything is kept in {shown(directory)}")
         return result

@@ -96,6 +96,8 @@ class Trainer:
         """The epoch under way."""
         self.hopeless: Callable[[Progress], bool] = lambda progress: False
         """Asked before each epoch: a search over settings may end training here."""
+        self._started = 0.0
+        """When the epoch under way would have started, had nothing interrupted it."""
         self.steps_per_epoch = store.n_batches(settings.batch_size)
         self.learner = self._new_learner(objective)
         if self.learner.optimizers and settings.precision != "fp32":
@@ -335,7 +337,9 @@ class Trainer:
             optimizer.load_state_dict(stored)
         self.progress = Progress(**state["progress"])
         learner.n_steps = state["step"]
-        self.epoch = None if state["epoch"] is None else Epoch(**state["epoch"])
+        if state["epoch"] is not None:
+            self.epoch = Epoch(**state["epoch"])
+            self._started = time.perf_counter() - self.epoch.seconds
         learner.generator.set_state(state["generator"].cpu())
         if processes.rank() >= len(state["random"]):
             self._seed_process()
