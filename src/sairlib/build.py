@@ -217,7 +217,7 @@ def load_run(
 
 
 def _flat(config: DictConfig, words: str) -> dict[str, object]:
-    """The settings that may matter to a result, by their dotted names; first those that ``words``, a yaml list, give."""
+    """The settings that may matter to a result, by their dotted names, those in ``words`` (a yaml list) first."""
     groups = ("model", "interests", "objective", "loss", "negatives", "training", "dataset.name", "max_len", "seed")
     flat: dict[str, object] = {}
     for group in groups:
