@@ -55,7 +55,7 @@ def result(path: str) -> dict[str, Any]:
 
 def test_the_same_settings_give_the_same_file_and_others_do_not(command: Command) -> None:
     before = contents(Path("run"))
-    code, out, err = command("run=run", "output=same.json")
+    code, out, err = command("run", "output=same.json")  # the directory needs no key
     assert (code, err) == (0, "")
     assert Path("same.json").read_bytes() == before["test.json"]
     assert f"{result('same.json')['sampled']['ndcg@10']:.4f}" in out
@@ -82,7 +82,10 @@ def test_a_batch_size_changes_nothing(command: Command) -> None:
 
 def test_mistakes_get_one_line_and_leave_nothing(command: Command) -> None:
     before = contents(Path())
-    assert refused(command(), "run")
+    assert refused(command(), "which run?", "sairlib.evaluate DIR")
+    assert refused(command("run=[a]"), "run")
+    assert refused(command("run=run", "trust=3"), "trust")
+    assert refused(command("run=run", "-m", "--cfg", "job"), "--cfg")
     assert refused(command("run=nowhere"), "nowhere holds no run")
     assert refused(command("run=run", "evaluation.n_candidates=-1"), "evaluation.n_candidates=-1")
     assert refused(command("run=run", "evaluation.n_candidates=few"), "evaluation.n_candidates", "few")

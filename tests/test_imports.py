@@ -114,6 +114,52 @@ def test_the_rules_would_be_noticed() -> None:
     assert "hydra.utils" in set(imported(tree))
 
 
+def python(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120)
+
+
+LIGHT = """
+import sys
+import sairlib.{module}
+sys.argv = ["sairlib", *{words}]
+try:
+    sairlib.{module}.main()
+except SystemExit as stop:
+    assert not stop.code
+finally:
+    loaded = {{"torch", "numpy", "pandas", *{without}}} & set(sys.modules)
+    sys.exit(f"loaded: {{loaded}}" if loaded else 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "without", "shows"),
+    [
+        (
+            "train",
+            ["--help"],
+            ["hydra"],
+            ["experiment=sasrec-table4/", "self_attention", "outputs/DATE/TIME", "seed=1,2,3"],
+        ),
+        ("resume", ["-h"], ["hydra"], ["sairlib-resume", "trust="]),
+        ("evaluate", ["--help"], ["hydra"], ["sairlib-evaluate", "trust=", "evaluation.n_candidates"]),
+        ("train", ["--cfg", "job", "model=sasrec"], [], ["sairlib.models.sasrec.SASRec", "run_dir: outputs/"]),
+        ("evaluate", ["--cfg", "job"], [], ["n_candidates: null"]),
+    ],
+)
+def test_help_and_the_configuration_are_shown_without_torch(
+    module: str, words: list[str], without: list[str], shows: list[str]
+) -> None:
+    done = python("-c", LIGHT.format(module=module, words=words, without=without))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(text in done.stdout for text in shows)
+
+
+def test_importing_sairlib_loads_torch_when_a_name_is_used() -> None:
+    program = "import sys, sairlib; assert 'torch' not in sys.modules; sairlib.Run; assert 'torch' in sys.modules"
+    assert python("-c", program).returncode == 0
+
+
 PROBE = """
 import logging, random, sys, warnings
 import numpy as np, torch
@@ -149,5 +195,5 @@ sys.exit(f"changed by import: {changed}" if changed else 0)
 def test_importing_changes_no_global_state() -> None:
     parts = (path.relative_to(SOURCE.parent).with_suffix("").parts for path in FILES)
     modules = [".".join(p).removesuffix(".__init__") for p in parts]
-    finished = subprocess.run([sys.executable, "-c", PROBE, *modules], capture_output=True, text=True, timeout=120)
+    finished = python("-c", PROBE, *modules)
     assert finished.returncode == 0, finished.stderr

@@ -27,6 +27,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_public_name_is_there_and_explained() -> None:
+    assert set(sairlib.__all__) | {"__version__"} <= set(dir(sairlib))
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        sairlib.nosuch  # noqa: B018
     assert sairlib.__version__[0].isdigit() and len(sairlib.__all__) == len(set(sairlib.__all__))
     for name in sairlib.__all__:
         assert (getattr(sairlib, name).__doc__ or "").strip(), name

@@ -138,7 +138,7 @@ def test_resuming_makes_no_stranger_s_object_either(run: Path, monkeypatch: pyte
     monkeypatch.setattr("sairlib.run.study.state_to_resume", lambda *_, **__: {})
     words = ["model=sasrec", "++model={_target_:own_models.make,path:stolen}"]
     (run / ".hydra" / "overrides.yaml").write_text(OmegaConf.to_yaml(words))
-    with pytest.raises(UserError, match=r"own_models.make is not part of sairlib"):
+    with pytest.raises(UserError, match=r"own_models\.make is not part of sairlib"):
         resume.resume(*resume.words_to_resume(["run", "device=cpu"]))
     with pytest.raises(UserError, match="of a kind that belongs"):
         resume.resume(*resume.words_to_resume(["trust=[other,own_models]", "run", "device=cpu"]))

@@ -493,6 +493,34 @@ def test_multirun_makes_a_directory_for_each_job(home: Path, command: Command) -
         (["data.root=/dev/null/data", "dataset=amazon-games"], ["Video.txt", "amazon-games"]),
         (["dataset.reader.file=x"], ["dataset.reader"]),
         (["dataset.archive=../x.zip"], ["plain file names"]),
+        (["data.root=10", "dataset=amazon-games"], ["10/"]),
+        (["data.root=[a]"], ["data.root"]),
+        (["dataset.name=7", "dataset.archive=7.zip", "dataset.url=null"], ["'7'"]),
+        (["split=null"], ["split=null: choose one of chronological, leave-one-out"]),
+        (["training=0"], ["training"]),
+        (["training=null"], ["training"]),
+        (["loss=20"], ["loss"]),
+        (["model=null"], ["model"]),
+        (["evaluation=[]"], ["evaluation"]),
+        (["dataset.filters=3"], ["dataset.filters=3"]),
+        (["evaluation.candidates_seed=-1"], ["evaluation.candidates_seed=-1"]),
+        (["training.lr=" + "9" * 4301], ["training.lr"]),
+        (["seed=" + "9" * 4301], ["seed"]),
+        (["--cfg", "job", "-m"], ["--multirun", "--cfg"]),
+        (["model.encoder.n_blocks=100000000000000000000"], ["model.encoder.n_blocks", "at most 1,000,000"]),
+        (["model.encoder.n_blocks=1000000"], ["10,000 tensors"]),
+        (["model.d=1000000"], ["model: its settings need more memory"]),
+        (["model.d=1000000000"], ["model.d", "at most 1,000,000"]),
+        (["max_len=1000000000000"], ["max_len"]),
+        (["negatives.n=1000000000"], ["negatives.n"]),
+        (["evaluation.n_candidates=1000000000000"], ["evaluation.n_candidates", "GB"]),
+        (["objective.n_targets=1000000"], ["n_targets=1000000", "max_len"]),
+        (["training.batch_size=100000000000000000000"], ["training.batch_size"]),
+        (["evaluation.batch_size=100000000000000000000"], ["evaluation.batch_size"]),
+        (["+model.n_items=3"], ["model.n_items=3", "leave it out"]),
+        (["model._target_=sairlib.training.losses.BCE"], ["not a Recommender"]),
+        (["dataset.reader._target_=sairlib.training.losses.BCE"], ["not a reader"]),
+        (["split._target_=builtins.len"], ["split"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
@@ -500,6 +528,31 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(
     home: Path, command: Command, overrides: list[str], words: list[str]
 ) -> None:
     assert refused(command(*overrides), *words)
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["--help", "--cfg job", "training.epochs=1 device=cpu"])
+def test_a_closed_pipe_ends_the_command_without_a_word(home: Path, words: str) -> None:
+    command = [sys.executable, "-m", "sairlib.train", *words.split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == ("", 141)
+
+
+def test_ctrl_c_while_everything_loads_gets_one_line(home: Path) -> None:
+    import signal
+
+    for seconds in (0.15, 0.4, 0.9):
+        with subprocess.Popen(
+            [sys.executable, "-m", "sairlib.train", *TINY], stderr=subprocess.PIPE, text=True
+        ) as process:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGINT)
+            assert (process.communicate(timeout=60)[1], process.returncode) in (
+                ("interrupted\n", 130),
+                ("interrupted\n", -2),
+            )
     assert list(home.iterdir()) == []
 
 

@@ -2,8 +2,10 @@
 
 import io
 import os
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +21,39 @@ take the cores, the thread it waits for stands still meanwhile."""
 _SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
+_PRESSED: list[int] = []
+
+
+def _note(number: int, frame: object) -> None:
+    _PRESSED.append(number)
+
+
+@contextmanager
+def whole_start() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block: imports and Hydra may swallow it, or make any other error of it.
+
+    The end of a block inside another one ends that one, too.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets it
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _note)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is _note:
+            signal.signal(signal.SIGINT, signal.default_int_handler if before is _note else before)
+        pressed = len(_PRESSED)
+        _PRESSED.clear()
+    if pressed:
+        raise KeyboardInterrupt
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Report an error meant for the user as one line on stderr, with exit code 1; a bug keeps its traceback.
+
+    A closed pipe, as in ``| head -1``, ends the command without a word.
 
     HYDRA_FULL_ERROR=1 in the environment shows the tracebacks of all errors.
     """
@@ -33,6 +65,9 @@ def plain_errors() -> Iterator[None]:
         if _speaks():
             print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # of | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        sys.exit(141)  # as a program that SIGPIPE ends
 
 
 def _speaks() -> bool:
@@ -48,7 +83,7 @@ def run_command(main: Callable[[list[str]], object], explain: Callable[[], str])
     """Run a command with the words of the command line; with ``--help``, print what ``explain`` returns instead.
 
     A Hydra job also uses ``plain_errors`` inside its task, before Hydra adds lines to an error. Ctrl-C ends the command
-    with one line; a closed pipe, as in ``| head -1``, without a word.
+    with one line.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file may have characters that it cannot show
@@ -62,13 +97,10 @@ def run_command(main: Callable[[list[str]], object], explain: Callable[[], str])
                 print(explain())
             else:
                 main(words)
-        sys.stdout.flush()  # here, where a closed pipe can still be noticed
+            sys.stdout.flush()  # here, where a closed pipe can still be noticed
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
-        sys.exit(141)  # as a program that SIGPIPE ends
 
 
 def options() -> str:

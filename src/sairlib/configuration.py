@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sairlib.commands import CONF
+from sairlib.commands import CONF, whole_start
 from sairlib.errors import UserError, one_line
 
 CONFIG_PATH = str(CONF) if CONF.parent != Path(__file__).parent else "pkg://sairlib.conf"
@@ -42,7 +42,7 @@ def compose(words: Sequence[str]) -> DictConfig:
             context: Any = initialize_config_module(CONFIG_PATH.removeprefix("pkg://"), version_base="1.3")
         else:
             context = initialize_config_dir(CONFIG_PATH, version_base="1.3")
-        with context, _words_read():
+        with context, _words_read(words):
             return hydra_compose("train", list(words))
 
 
@@ -64,27 +64,39 @@ def run_job(job: Callable[[DictConfig], object], config_name: str) -> None:
     """
     if {"-sc", "--shell_completion"} & set(sys.argv) and sys.argv[0].endswith(".py"):
         raise UserError("tab completion is for the script: sairlib-train instead of python -m sairlib.train")
-    with _words_read() as read:
+    with _words_read(sys.argv[1:]) as read:
 
         @functools.wraps(job)
         def read_and_run(config: DictConfig) -> object:
             read.append(config)
             return job(config)
 
-        hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)(read_and_run)()
+        main = hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)(read_and_run)
+        with whole_start():  # until the job's own, for it knows what to clean up
+            main()
 
 
 @contextmanager
-def _words_read() -> Iterator[list[DictConfig]]:
+def _words_read(words: Sequence[str]) -> Iterator[list[DictConfig]]:
     """Until a configuration is appended to the list, errors are about the words: Hydra raises many kinds."""
     read: list[DictConfig] = []
     try:
         with user_errors():
             yield read
     except Exception as error:
-        if read or isinstance(error, UserError):
+        if read or isinstance(error, UserError | OSError):
             raise
-        raise UserError(f"these words cannot be read: {one_line(error)}") from error
+        raise UserError(f"{_suspect(words)}: {one_line(error)}") from error
+
+
+def _suspect(words: Sequence[str]) -> str:
+    """The word that chooses no option of a group, with the options there are; else all words."""
+    for word in words:
+        name, _, option = word.lstrip("+~").partition("=")
+        options = sorted(path.stem for path in (CONF / name).glob("*.yaml")) if name.isidentifier() else []
+        if options and option not in options:
+            return f"{word}: choose one of {', '.join(options)}"
+    return "cannot read " + " ".join(word if len(word) < 60 else f"{word[:50]}..." for word in words)
 
 
 def literal(text: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sairlib.commands import plain_errors, run_command
+from sairlib.commands import plain_errors, run_command, whole_start
 from sairlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ def evaluate(config: "DictConfig") -> dict[str, Any]:
     """
     if not config.run:
         raise UserError("which run? Give its directory: python -m sairlib.evaluate DIR [evaluation.n_candidates=N ...]")
-    from omegaconf import OmegaConf  # all imports here: --help must not wait for torch
+    with whole_start():  # here, not above: --help must not wait for torch
+        from omegaconf import OmegaConf
 
-    from sairlib import build, make
-    from sairlib.files import write_json
-    from sairlib.run import report
+        from sairlib import build, make
+        from sairlib.files import write_json
+        from sairlib.run import report
 
     top = OmegaConf.create({name: config[name] for name in EvaluateSettings.__dataclass_fields__})
     settings = make.settings(top, "", EvaluateSettings)
@@ -63,8 +64,8 @@ def _job(config: "DictConfig") -> None:
 
 
 def _command(words: list[str]) -> None:
-    from sairlib.configuration import run_job
-
+    with whole_start():
+        from sairlib.configuration import run_job
     directory = None
     for before, word in zip(["", *words], words, strict=False):
         if directory is None and "=" not in word and not word.startswith(("-", "~")) and not before.startswith("-"):

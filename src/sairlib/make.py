@@ -64,7 +64,7 @@ def component(config: DictConfig, name: str, kind: type[Component], facts: Mappi
     except (RuntimeError, MemoryError, OverflowError) as error:
         if isinstance(error, RuntimeError) and not (out_of_memory(error) or "overflow" in str(error).lower()):
             raise
-        raise UserError(f"{name}: its settings ask for more than this machine can hold ({one_line(error)})") from error
+        raise UserError(f"{name}: its settings need more memory than this machine has; lower its sizes") from error
     assert isinstance(made, kind)
     return made
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sairlib.commands import run_command
+from sairlib.commands import run_command, whole_start
 from sairlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ def resume(
     ``trust``: packages whose classes the run may make, beside sairlib's. ``rule`` may end its training early. UserError
     if there is no run to resume, if it names other classes, or if ``words`` change settings that it must keep.
     """
-    from sairlib import build, configuration, resuming  # here: --help must not wait for torch
-    from sairlib.run import distributed
-    from sairlib.run.directory import RunDirectory
+    with whole_start():  # here, not above: --help must not wait for torch
+        from sairlib import build, configuration, resuming
+        from sairlib.run import distributed
+        from sairlib.run.directory import RunDirectory
 
     distributed.join()
     with RunDirectory(directory, resume=True) as place, configuration.user_errors():

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sairlib.commands import options, plain_errors, run_command
+from sairlib.commands import options, plain_errors, run_command, whole_start
 from sairlib.errors import UserError
 from sairlib.resume import resume
 
@@ -40,13 +40,14 @@ def train(config: "DictConfig", directory: Path, rule: "MedianRule | None" = Non
     ``rule`` may end the training of a job of a grid early. Returns the best VALIDATION figure of ``training.monitor``:
     a search over settings must not see test figures.
     """
-    from hydra.core.hydra_config import HydraConfig  # all imports here: --help and --cfg must not wait for torch
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
+    with whole_start():  # here, not above: --help and --cfg must not wait for torch
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+        from omegaconf import OmegaConf
 
-    from sairlib import build, grid, processes, stored
-    from sairlib.run import distributed
-    from sairlib.run.directory import CONFIG, RunDirectory, holds_run
+        from sairlib import build, grid, processes, stored
+        from sairlib.run import distributed
+        from sairlib.run.directory import CONFIG, RunDirectory, holds_run
 
     distributed.join()
     directory = processes.first_s(directory)  # its default name is drawn at random
@@ -94,11 +95,12 @@ def _directory(config: "DictConfig") -> Path:
 
 
 def _job(config: "DictConfig") -> float | None:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
+    with whole_start():
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
 
-    from sairlib import build, grid
-    from sairlib.configuration import user_errors
+        from sairlib import build, grid
+        from sairlib.configuration import user_errors
 
     with plain_errors(), user_errors():
         build.check_run(config)
@@ -113,9 +115,9 @@ def _job(config: "DictConfig") -> float | None:
 
 
 def _command(words: list[str]) -> None:
-    from sairlib import grid
-    from sairlib.configuration import run_job
-
+    with whole_start():
+        from sairlib import grid
+        from sairlib.configuration import run_job
     grid.conduct(lambda: run_job(_job, "train"))
 
 
