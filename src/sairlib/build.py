@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from sairlib import make, processes, stored
 from sairlib.configuration import CONFIG_PATH as CONFIG_PATH
 from sairlib.configuration import compose as compose
-from sairlib.configuration import literal
 from sairlib.data.download import locate
 from sairlib.data.filters import Filters
 from sairlib.data.prepare import prepare
@@ -124,9 +123,7 @@ def check_run(config: DictConfig) -> None:
     """UserError for a value of the wrong type, or out of range, at the top level of the configuration."""
     if "interests" in config and "n_interests" not in make.group(config, "model"):
         raise UserError("interests: only SAIR's models have interests; leave the group out")
-    values = {name: config[name] for name in RunSettings.__dataclass_fields__}
-    top = {name: literal(value) if isinstance(value, str) else value for name, value in values.items()}
-    make.settings(OmegaConf.create(top), "", RunSettings)
+    make.settings(make.only(config, RunSettings.__dataclass_fields__), "", RunSettings)
 
 
 def split(config: DictConfig) -> Split:
@@ -134,7 +131,7 @@ def split(config: DictConfig) -> Split:
     dataset = make.group(config, "dataset")
     reader = make.reader(config, "dataset.reader")
     filters = make.settings(config, "dataset.filters", Filters)
-    location = {key: dataset[key] for key in dataset if key not in ("reader", "filters")}
+    location = make.only(dataset, (str(key) for key in dataset if key not in ("reader", "filters")))
     data_set = make.settings(OmegaConf.create({"dataset": location}), "dataset", DataSet)
     folders = make.settings(config, "data", Folders)
     rule = make.split_rule(config, "split")
@@ -226,5 +223,6 @@ def _flat(config: DictConfig, words: str) -> dict[str, object]:
             flat |= {f"{group}.{key!s}": setting for key, setting in value.items()}
         elif value is not None:
             flat[group] = value
-    given = {str(word).partition("=")[0].lstrip("+~") for word in OmegaConf.create(words)}
+    plain = OmegaConf.to_container(OmegaConf.create(words)) or []  # as they are: nothing is looked up
+    given = {str(word).partition("=")[0].lstrip("+~") for word in plain}
     return {name: flat[name] for name in sorted(flat, key=lambda name: name not in given)}

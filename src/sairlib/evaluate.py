@@ -41,14 +41,11 @@ def evaluate(config: "DictConfig") -> dict[str, Any]:
     if not config.run:
         raise UserError("which run? Give its directory: python -m sairlib.evaluate DIR [evaluation.n_candidates=N ...]")
     with whole_start():  # here, not above: --help must not wait for torch
-        from omegaconf import OmegaConf
-
         from sairlib import build, make
         from sairlib.files import write_json
         from sairlib.run import report
 
-    top = OmegaConf.create({name: config[name] for name in EvaluateSettings.__dataclass_fields__})
-    settings = make.settings(top, "", EvaluateSettings)
+    settings = make.settings(make.only(config, EvaluateSettings.__dataclass_fields__), "", EvaluateSettings)
     test = build.load_run(Path(settings.run), config, settings.device, settings.trust).test()
     if settings.output is not None:
         write_json(Path(settings.output), test)

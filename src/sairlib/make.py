@@ -1,7 +1,7 @@
 """The objects that a configuration names, checked before they are made."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from types import NoneType
 from typing import Any, TypeVar, get_args
@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sairlib.configuration import literal
 from sairlib.data.dataset import Dataset
 from sairlib.data.prepare import Reader
 from sairlib.data.split import Split
@@ -33,12 +34,26 @@ def group(config: DictConfig, name: str) -> DictConfig:
     return own
 
 
+def only(config: DictConfig, names: Iterable[str]) -> DictConfig:
+    """These settings of ``config`` alone, with the values that their references lead to."""
+    return OmegaConf.create({name: _literal(config[name]) for name in names})
+
+
+def _literal(value: Any) -> Any:
+    """A value that was looked up, for a configuration: what looks like a reference in it is none."""
+    if isinstance(value, dict):
+        return {key: _literal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_literal(inner) for inner in value]
+    return literal(value) if isinstance(value, str) else value
+
+
 def settings(config: DictConfig, name: str, kind: type[Settings]) -> Settings:
     """``config[name]`` as a ``kind``, a frozen dataclass; UserError for unknown keys, wrong types and bad values."""
     own = group(config, name) if name else config
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.to_container(own, resolve=True))
-        plain = OmegaConf.to_container(merged, throw_on_missing=True)
+        merged = OmegaConf.merge(OmegaConf.structured(kind), _literal(OmegaConf.to_container(own, resolve=True)))
+        plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, ValueError, OverflowError) as error:  # the latter two: numbers of no end
         key = ".".join(str(part) for part in (name, getattr(error, "key", None) or "") if part)
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error

@@ -24,7 +24,7 @@ import sairlib
 from sairlib import evaluate, resume, train
 from sairlib.run.study import Study
 
-SECONDS = 20
+SECONDS = 60
 """More is taken for a hang; most tries take some hundredths of one."""
 WORDS = (*TINY, "model.d=4")
 GROUPS = {
