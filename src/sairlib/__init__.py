@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sairlib.batch import Batch, History
-    from sairlib.data.dataset import Dataset
-    from sairlib.data.interactions import Interactions
+    from sairlib.batch import History
     from sairlib.data.split import Part, Split
     from sairlib.errors import NonFiniteError, UserError
-    from sairlib.evaluation.rankings import Ranks
     from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel
     from sairlib.run.report import read_ranks
     from sairlib.run.study import Result, Run, Study
@@ -28,12 +25,9 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "batch": ("Batch", "History"),
-    "data.dataset": ("Dataset",),
-    "data.interactions": ("Interactions",),
+    "batch": ("History",),
     "data.split": ("Part", "Split"),
     "errors": ("NonFiniteError", "UserError"),
-    "evaluation.rankings": ("Ranks",),
     "models.recommender": ("ClozeModel", "Head", "Recommender", "SequenceModel", "StepModel"),
     "run.report": ("read_ranks",),
     "run.study": ("Result", "Run", "Study"),
@@ -41,15 +35,11 @@ _HOMES = {
 """Where the public names are defined. They are loaded when first used, for torch takes seconds to load."""
 
 __all__ = [
-    "Batch",
     "ClozeModel",
-    "Dataset",
     "Head",
     "History",
-    "Interactions",
     "NonFiniteError",
     "Part",
-    "Ranks",
     "Recommender",
     "Result",
     "Run",
