@@ -499,6 +499,7 @@ def test_multirun_makes_a_directory_for_each_job(home: Path, command: Command) -
         (["split=null"], ["split=null: choose one of chronological, leave-one-out"]),
         (["training=0"], ["training"]),
         (["training=null"], ["training"]),
+        (["model=" + "a" * 5000], ["model=aaa", "choose one of"]),
         (["loss=20"], ["loss"]),
         (["model=null"], ["model"]),
         (["evaluation=[]"], ["evaluation"]),

@@ -84,7 +84,7 @@ def _words_read(words: Sequence[str]) -> Iterator[list[DictConfig]]:
         with user_errors():
             yield read
     except Exception as error:
-        if read or isinstance(error, UserError | OSError):
+        if read or isinstance(error, UserError | BrokenPipeError):
             raise
         raise UserError(f"{_suspect(words)}: {one_line(error)}") from error
 
@@ -95,8 +95,12 @@ def _suspect(words: Sequence[str]) -> str:
         name, _, option = word.lstrip("+~").partition("=")
         options = sorted(path.stem for path in (CONF / name).glob("*.yaml")) if name.isidentifier() else []
         if options and option not in options:
-            return f"{word}: choose one of {', '.join(options)}"
-    return "cannot read " + " ".join(word if len(word) < 60 else f"{word[:50]}..." for word in words)
+            return f"{_shown(word)}: choose one of {', '.join(options)}"
+    return "cannot read " + " ".join(_shown(word) for word in words)
+
+
+def _shown(word: str) -> str:
+    return word if len(word) < 60 else f"{word[:50]}..."
 
 
 def literal(text: str) -> str:
