@@ -1,5 +1,6 @@
 """From configuration to objects. Only this module and the commands know Hydra."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from sairlib.training.negatives import Sampler
 from sairlib.training.objectives import Objective
 from sairlib.training.settings import TrainingSettings
 from sairlib.training.state import load_weights
+from sairlib.training.threads import Threads
 from sairlib.training.trainer import Trainer
 
 
@@ -42,7 +44,7 @@ class RunSettings:
     """``true``, ``false``, or ``auto``: if there is a run in ``run_dir``."""
     run_dir: str
     threads: str
-    """``auto``: torch's own choice, which is OMP_NUM_THREADS if it is set, else one for each core."""
+    """``auto``: OMP_NUM_THREADS if it is set, else one for each core, and fewer while other processes take these."""
 
     def __post_init__(self) -> None:
         if self.threads != "auto" and not (self.threads.isdecimal() and 1 <= int(self.threads[:5]) <= 1024):
@@ -102,6 +104,8 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
     trainer = Trainer(
         recommender, train_objective, store, evaluator, training, config.seed, identity(config, data_split)
     )
+    if config.threads == "auto" and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        trainer.threads = Threads()
     text = OmegaConf.to_yaml(config, resolve=True)
     about = About(
         command,

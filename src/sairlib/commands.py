@@ -15,9 +15,6 @@ from sairlib.errors import NonFiniteError, UserError, one_line
 _CHECKOUT = Path(__file__).parents[2] / "conf"
 CONF = _CHECKOUT if (_CHECKOUT / "train.yaml").is_file() else Path(__file__).parent / "conf"
 """The folder of all settings: the checkout's ``conf/`` if there is one, else the copy in the installed package."""
-SPINS = "5000"
-"""How often a thread looks for work before it sleeps. By default it looks for milliseconds, and where other processes
-take the cores, the thread it waits for stands still meanwhile."""
 _SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -87,8 +84,6 @@ def run_command(main: Callable[[list[str]], object], explain: Callable[[], str])
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file may have characters that it cannot show
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = SPINS  # torch is not loaded yet
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra catches all errors, and bugs lose their traceback
     words = sys.argv[1:]
     try:

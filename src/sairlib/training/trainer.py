@@ -25,6 +25,7 @@ from sairlib.training.partners import Partners
 from sairlib.training.settings import TrainingSettings
 from sairlib.training.state import Requests, fitting
 from sairlib.training.step import Learner, Step
+from sairlib.training.threads import Threads
 
 Item = TypeVar("Item")
 FLUSH = 20
@@ -94,6 +95,8 @@ class Trainer:
         self.progress = Progress()
         self.epoch: Epoch | None = None
         """The epoch under way."""
+        self.threads: Threads | None = None
+        """Gives way to other processes; None keeps the number of threads."""
         self.hopeless: Callable[[Progress], bool] = lambda progress: False
         """Asked before each epoch: a search over settings may end training here."""
         self._started = 0.0
@@ -169,8 +172,12 @@ class Trainer:
         self.model.train()
         batches = self.store.epoch(self.settings.batch_size, self.settings.length_window, generator)
         done, tokens, start = epoch.done, epoch.real_steps, time.perf_counter()
+        if self.threads:
+            self.threads.start()
         for rows in log.progress(batches[done:], f"epoch {self.progress.epoch + 1}"):
             epoch.add(self._step(rows))
+            if self.threads and (line := self.threads.look()):
+                log.say(line)
             ended = epoch.done == len(batches)
             if ended or epoch.done % FLUSH == 0:
                 self._read(epoch, log)
