@@ -53,7 +53,7 @@ TRAINER = [
     [*TRAINED, "tests/training/test_guards.py", "tests/training/test_figures.py"],
     [f"{GOLDEN}[sasrec, {case}]" for case in ("pieces", "by rows", "softmax", "adagrad")],
     ["tests/training/test_resume.py", "tests/run/test_checkpoint.py"],
-    ["tests/test_train.py", "-k", "search or never_overwritten or no_number"],
+    ["tests/test_train.py", "tests/test_resuming.py", "-k", "search or never_overwritten or no_number"],
 ]
 
 # name -> its file under src/sairlib, and the tests that should notice, in stages: the fastest first, the first failure
@@ -95,7 +95,7 @@ MODULES: dict[str, tuple[str, list[list[str]]]] = {
         "models/sair.py",
         [["tests/models/test_sair.py"], SAIR, ["tests/test_defaults.py", "tests/contracts", "-k", "sair"]],
     ),
-    "study": ("run/study.py", [COMMAND, ["tests/test_train.py"]]),
+    "study": ("run/study.py", [COMMAND, ["tests/test_train.py", "tests/test_resuming.py"]]),
     "build": (
         "build.py",
         [["tests/test_build.py", "-k", "not compose"], COMMAND, ["tests/test_train.py", "tests/test_evaluate.py"]],
