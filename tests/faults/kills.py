@@ -7,11 +7,12 @@ to what a run of the same settings leaves that nobody touched.
 
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 
@@ -26,7 +27,7 @@ import sairlib
 from sairlib import build
 from sairlib.commands import run_command
 from sairlib.resume import resume
-from sairlib.run import checkpoint
+from sairlib.run import checkpoint, distributed
 from sairlib.run.directory import holds_run
 
 KINDS = {
@@ -211,6 +212,46 @@ def preempt(home: Path, random: Random) -> None:
     if ended(started(lambda: run(kind, directory), output)):
         raise LostError(f"{kind}: it cannot go on\n{output.read_text()}")
     check_equal(directory, kind, output)
+
+
+def together(rank: int, port: int, work: Callable[[], object]) -> object:
+    """Do this as one of two processes that train together."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address}
+    distributed.join()
+    return work()
+
+
+@fault(
+    "kill -9 of one of two processes that train together: the other ends with one line, the run goes on",
+    tries=20,
+    few=1,
+)
+def kill_one_of_two(home: Path, random: Random) -> None:
+    kind = random.choice(sorted(KINDS))
+    seconds, directory, output = untouched(kind)[1], home / "run", home / "output.txt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [started(partial(together, rank, port, lambda: run(kind, directory)), output) for rank in (0, 1)]
+    while not (directory / "last.pt").exists():
+        time.sleep(0.01)
+        if os.waitpid(both[0], os.WNOHANG)[0]:
+            raise LostError(output.read_text())
+    time.sleep(random.uniform(0, 0.7) * seconds)
+    killed = random.choice([0, 1])
+    os.kill(both[killed], signal.SIGKILL)
+    codes = [ended(process) for process in both]
+    text = output.read_text()
+    if codes[1 - killed] not in (0, 1) or "Traceback" in text:
+        raise LostError(f"{kind}: {codes}\n{text}")
+    if codes[1 - killed] == 1 and text.count("error: another process of this run has ended") != 1:
+        raise LostError(f"{kind}: it does not say why\n{text}")
+    if ended(started(lambda: run(kind, directory), output)):
+        raise LostError(f"{kind}: it cannot be resumed\n{output.read_text()}")
+    trained = [record["epoch"] for record in records(directory) if "train" in record]
+    if trained != list(range(1, len(trained) + 1)) or not (directory / "test.json").exists():
+        raise LostError(f"{kind}: epochs {trained}")
 
 
 assert build.CONFIG_PATH  # loaded before any process is forked

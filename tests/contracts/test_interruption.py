@@ -1,0 +1,50 @@
+"""Every model that is stopped inside an epoch, and resumed, ends with the weights and figures of one that is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from all_models import MODELS, UNTRAINED
+from command_helpers import actions_with_new_last_items, figures, write_data
+from trainer_helpers import assert_equal, records
+
+import sairlib
+from sairlib.errors import Stopped
+from sairlib.resume import resume
+from sairlib.run import checkpoint
+
+pytestmark = pytest.mark.skipif(not MODELS, reason="needs a checkout: the names come from its conf/")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("data")
+    write_data(home, actions_with_new_last_items())
+    return home
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in UNTRAINED])
+def test_a_model_is_resumed_inside_an_epoch_to_the_last_bit(name: str, data: Path, tmp_path: Path) -> None:
+    words = (
+        *(f"model={name}", f"data.root={data / 'data'}", f"data.cache={data / 'cache'}", "device=cpu", "max_len=8"),
+        *("training.epochs=2", "training.batch_size=16", "evaluation.n_candidates=5"),
+    )
+    sairlib.study(*words).run(tmp_path / "whole")
+    study = sairlib.study(*words)
+    learner = study.trainer.learner
+    step = learner.step
+
+    def stopping(rows: Any) -> Any:
+        study.trainer.requests.stop = learner.n_steps == 4
+        return step(rows)
+
+    learner.step = stopping  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        study.run(tmp_path / "twice")
+    state = checkpoint.load(tmp_path / "twice" / "last.pt")
+    assert (state["step"], state["epoch"]["done"]) == (5, 2)
+    resume(tmp_path / "twice", [])
+    for file in ("best.pt", "last.pt"):
+        assert_equal(*(checkpoint.load(tmp_path / run / file) for run in ("twice", "whole")))
+    assert figures(tmp_path / "twice" / "test.json") == figures(tmp_path / "whole" / "test.json")
+    assert records(tmp_path / "twice") == records(tmp_path / "whole")
