@@ -16,7 +16,7 @@ from command_helpers import write_ratings
 from fault import LostError, fault
 from hydra.core.global_hydra import GlobalHydra
 
-from sairlib import train
+from sairlib import job, train
 from sairlib.errors import UserError
 from sairlib.run.jobs import report
 
@@ -42,7 +42,7 @@ def a_job_fails(home: Path, generator: random.Random) -> None:
     out, err = io.StringIO(), io.StringIO()
     words = ["-m", f"hydra.sweep.dir={home / 'sweep'}", f"seed={','.join(map(str, range(n_jobs)))}"]
     with (
-        patch.object(train, "train", trained),
+        patch.object(job, "train", trained),
         patch.object(sys, "argv", ["train", *words]),
         patch.dict(os.environ),
         redirect_stdout(out),
