@@ -117,7 +117,7 @@ def killed(home: Path, generator: random.Random) -> None:
     text, _ = again.communicate(timeout=250)
     if again.returncode != 0 or "Traceback" in text:
         raise LostError(text)
-    for job in range(3):
-        one, other = (home / sweep / str(job) / "test.json" for sweep in ("unharmed", "killed"))
+    for number in range(3):
+        one, other = (home / sweep / str(number) / "test.json" for sweep in ("unharmed", "killed"))
         if one.read_text() != other.read_text():
             raise LostError(f"job {job} has other figures than without the kill")
