@@ -120,4 +120,4 @@ def killed(home: Path, generator: random.Random) -> None:
     for number in range(3):
         one, other = (home / sweep / str(number) / "test.json" for sweep in ("unharmed", "killed"))
         if one.read_text() != other.read_text():
-            raise LostError(f"job {job} has other figures than without the kill")
+            raise LostError(f"job {number} has other figures than without the kill")
