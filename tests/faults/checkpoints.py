@@ -36,7 +36,8 @@ from sairlib.run import checkpoint
 from sairlib.run.log import RunLog
 from sairlib.run.report import read_ranks
 from sairlib.stored import words_of
-from sairlib.training.state import Requests, load_weights
+from sairlib.training.requests import Requests
+from sairlib.training.state import load_weights
 from sairlib.training.trainer import Trainer
 
 LONGEST = 20

@@ -111,6 +111,12 @@ def ended(process: int) -> int:
     raise LostError("it hung for a minute")
 
 
+def finish(kind: str, directory: Path, output: Path) -> None:
+    """Resume the run, and let it end."""
+    if ended(started(lambda: run(kind, directory), output)):
+        raise LostError(f"{kind}: it cannot be resumed\n{output.read_text()}")
+
+
 def check_equal(directory: Path, kind: str, output: Path) -> None:
     """The finished run is equal to the one that nobody touched."""
     whole = untouched(kind)[0]
@@ -155,8 +161,7 @@ def kill(home: Path, random: Random) -> None:
         os.kill(process, signal.SIGKILL)
         if ended(process) not in (0, -signal.SIGKILL):
             raise LostError(f"{kind}: it failed before it was killed\n{output.read_text()}")
-    if ended(started(lambda: run(kind, directory), output)):
-        raise LostError(f"{kind}: it cannot be resumed\n{output.read_text()}")
+    finish(kind, directory, output)
     check_equal(directory, kind, output)
 
 
@@ -174,8 +179,7 @@ def stop(home: Path, random: Random) -> None:
         raise LostError(output.read_text())
     if code == 128 + number and "resume it by" in output.read_text() and not (directory / "last.pt").exists():
         raise LostError("it says how to resume, but has saved nothing")
-    if ended(started(lambda: run(kind, directory), output)):
-        raise LostError(f"{kind}: it cannot be resumed\n{output.read_text()}")
+    finish(kind, directory, output)
     check_equal(directory, kind, output)
 
 
@@ -189,8 +193,7 @@ def stop_twice(home: Path, random: Random) -> None:
         os.kill(process, signal.SIGTERM)
     if ended(process) not in (0, 143, -signal.SIGTERM):
         raise LostError(output.read_text())
-    if ended(started(lambda: run(kind, directory), output)):
-        raise LostError(f"{kind}: it cannot be resumed\n{output.read_text()}")
+    finish(kind, directory, output)
     check_equal(directory, kind, output)
 
 
@@ -209,8 +212,7 @@ def preempt(home: Path, random: Random) -> None:
         time.sleep(0.05)
     if ended(process) not in (0, 143, -signal.SIGTERM, -signal.SIGUSR1):
         raise LostError(output.read_text())
-    if ended(started(lambda: run(kind, directory), output)):
-        raise LostError(f"{kind}: it cannot go on\n{output.read_text()}")
+    finish(kind, directory, output)
     check_equal(directory, kind, output)
 
 
@@ -247,8 +249,7 @@ def kill_one_of_two(home: Path, random: Random) -> None:
         raise LostError(f"{kind}: {codes}\n{text}")
     if codes[1 - killed] == 1 and text.count("error: another process of this run has ended") != 1:
         raise LostError(f"{kind}: it does not say why\n{text}")
-    if ended(started(lambda: run(kind, directory), output)):
-        raise LostError(f"{kind}: it cannot be resumed\n{output.read_text()}")
+    finish(kind, directory, output)
     trained = [record["epoch"] for record in records(directory) if "train" in record]
     if trained != list(range(1, len(trained) + 1)) or not (directory / "test.json").exists():
         raise LostError(f"{kind}: epochs {trained}")

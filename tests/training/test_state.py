@@ -16,6 +16,7 @@ from sairlib.errors import Stopped, UserError
 from sairlib.run import checkpoint
 from sairlib.run.log import RunLog
 from sairlib.training import optimisers, state
+from sairlib.training.requests import Requests
 from sairlib.training.trainer import Trainer
 
 PLACE = Path("last.pt")
@@ -25,7 +26,7 @@ Change = Callable[[dict[str, Any]], object]
 class Stopping(RunLog):
     """Asks to stop inside the second epoch."""
 
-    requests: state.Requests
+    requests: Requests
 
     def progress(self, items: list[Any], title: str) -> Any:
         for i, item in enumerate(items):

@@ -28,8 +28,9 @@ N_SHOWN = 5
 
 
 class RunLog:
-    """Writes the record of a run to ``directory``. Resuming after ``epoch`` whole epochs, and
-    ``step`` steps, drops what comes later from the earlier record.
+    """Writes the record of a run to ``directory``.
+
+    Resuming after ``epoch`` whole epochs, and ``step`` steps, drops what comes later from the earlier record.
 
     UserError if the directory cannot be written.
     """

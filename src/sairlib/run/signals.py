@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from sairlib.errors import Stopped
-from sairlib.training.state import Requests
+from sairlib.training.requests import Requests
 
 STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 SAVE = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))

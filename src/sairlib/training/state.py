@@ -1,21 +1,18 @@
-"""Requests to a training under way, and whether a stored state fits the objects that are to load it.
+"""Whether a stored state fits the objects that are to load it: everything is checked before anything is loaded.
 
-Everything is checked before anything is loaded.
 What a file holds is compared with what the live objects hold: the same names, kinds, dtypes and shapes, and values in
 the range that such a value can have. Whoever loads it afterwards cannot fail half-way.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adagrad, Adam, AdamW, Optimizer
 
-from sairlib import processes
 from sairlib.errors import UserError
 from sairlib.training.epoch import Epoch
 
@@ -30,29 +27,6 @@ NOT_NEGATIVE = ("exp_avg_sq", "sum", "v", "seen_at", "faded", "owed")
 LARGEST_COUNT = 2**53
 LARGEST_GENERATOR = 2**16
 """Bytes of the state of a random generator. torch's take 16 and 5,056."""
-
-
-@dataclass
-class Requests:
-    """What a training is asked to do from outside, by a signal. It answers at the end of a step."""
-
-    save: bool = False
-    """Write a checkpoint and go on."""
-    stop: bool = False
-    """Write a checkpoint and raise ``Stopped``."""
-    at_once: bool = False
-    """Nothing is being changed, so that whoever asks to stop may raise ``Stopped`` on the spot."""
-    saved: Callable[[], None] | None = None
-    """Called once, after the checkpoint that was asked for."""
-
-    @contextmanager
-    def answered_at_once(self) -> Iterator[None]:
-        """While the block runs, ``Stopped`` may be raised anywhere in it. Several processes have to stop together."""
-        self.at_once = processes.size() == 1
-        try:
-            yield
-        finally:
-            self.at_once = False
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], identity: dict[str, Any], place: object) -> int:
@@ -169,8 +143,8 @@ def _fitting_optimizer(stored: Any, optimizer: Optimizer, steps: int, name: str,
 
 def _check(stored: Any, live: Any, name: str, says: str) -> None:
     """UserError unless ``stored`` is what ``live`` may become: of the same kind, dtype and shape, finite and not out of
-    range. An empty dict may become figures by name, an empty list a
-    list of such dicts, and None the state of a generator."""
+    range. An empty dict may become figures by name, an empty list a list of such dicts, and None the state of a
+    generator."""
     if isinstance(live, Tensor):
         _check_tensor(stored, live, name, says)
     elif isinstance(live, dict) and live:

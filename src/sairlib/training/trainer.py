@@ -22,8 +22,9 @@ from sairlib.training.epoch import Epoch, means
 from sairlib.training.objectives import Objective
 from sairlib.training.optimisers import RowAdam, optimisers, tables_by_rows
 from sairlib.training.partners import Partners
+from sairlib.training.requests import Requests
 from sairlib.training.settings import TrainingSettings
-from sairlib.training.state import Requests, fitting
+from sairlib.training.state import fitting
 from sairlib.training.step import Learner, Step
 from sairlib.training.threads import Threads
 
