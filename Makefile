@@ -24,8 +24,8 @@ install: $(VENV)/.installed  ## make the environment (TORCH=torch==2.13.0 choose
 train: install  ## train SAIR on the MovieLens data that ships, and show the results
 	$(BIN)/python -m sairlib.train experiment=quickstart
 
-test: install  ## run the tests
-	$(BIN)/python -m pytest
+test: install  ## run the tests, as many at once as there are cores
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: install  ## ruff: mistakes and formatting
 	$(BIN)/ruff check .

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from sairlib.data.split import Part, Split
     from sairlib.errors import NonFiniteError, UserError
     from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel
+    from sairlib.run.finished import Run
     from sairlib.run.report import read_ranks
-    from sairlib.run.study import Result, Run, Study
+    from sairlib.run.study import Result, Study
 
     __version__: str
 
@@ -29,8 +30,9 @@ _HOMES = {
     "data.split": ("Part", "Split"),
     "errors": ("NonFiniteError", "UserError"),
     "models.recommender": ("ClozeModel", "Head", "Recommender", "SequenceModel", "StepModel"),
+    "run.finished": ("Run",),
     "run.report": ("read_ranks",),
-    "run.study": ("Result", "Run", "Study"),
+    "run.study": ("Result", "Study"),
 }
 """Where the public names are defined. They are loaded when first used, for torch takes seconds to load."""
 

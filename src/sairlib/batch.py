@@ -36,6 +36,9 @@ from torch import Tensor
 
 PAD = 0
 
+STRANGER = -1
+"""The number of a person who is not in the data. A model with a vector for each user ranks by the mean of these."""
+
 State: TypeAlias = Tensor | tuple[Tensor, ...]
 """A model's summary of each history. Items are scored against it."""
 
@@ -117,6 +120,11 @@ def at_steps(states_BND: Tensor, steps_B: Tensor) -> Tensor:
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
     """Apply ``function`` to every tensor of a state."""
     return function(state) if isinstance(state, Tensor) else tuple(function(part) for part in state)
+
+
+def single(part: Tensor) -> Tensor:
+    """A tensor of a state in single precision, in which items are ranked; indices and masks unchanged."""
+    return part.float() if part.is_floating_point() else part
 
 
 def as_rows(state: State) -> tuple[Tensor, ...]:

@@ -22,8 +22,9 @@ from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.rankings import EvaluationSettings
 from sairlib.models.recommender import Recommender
 from sairlib.run import checkpoint, distributed, runtime
+from sairlib.run.finished import Run
 from sairlib.run.memory import bounded_parameters, check_fits
-from sairlib.run.study import About, Run, Study
+from sairlib.run.study import About, Study
 from sairlib.training.losses import Loss
 from sairlib.training.negatives import Sampler
 from sairlib.training.objectives import Objective

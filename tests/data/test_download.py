@@ -21,7 +21,7 @@ from sairlib.errors import UserError
 def zipped(content: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("ratings.csv", content)
+        archive.writestr(zipfile.ZipInfo("ratings.csv", (2020, 1, 1, 0, 0, 0)), content)  # the same in every process
     return buffer.getvalue()
 
 

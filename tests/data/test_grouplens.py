@@ -51,6 +51,9 @@ def test_every_layout_gives_the_same_table_in_file_order(tmp_path: Path, members
     assert [table.frame[column].dtype for column in table.frame] == [np.int64, np.int64, np.float64, np.int64]
     pairs = list(zip(table.categories[ITEM], table.categories[CATEGORY], strict=True))
     assert pairs == [(10, "Action"), (10, "Drama"), (30, "Drama")]
+    first = 'Big, The "1"' if members is CSV else dict(table.titles.to_numpy().tolist())[10]
+    assert table.titles.to_numpy().tolist() == [[10, first], [20, "x"], [30, "y"]]
+    assert members is not TAB or first == "Café (1995)"  # Latin-1
 
 
 @pytest.mark.parametrize("members", LAYOUTS, ids=["csv", "dat", "tab"])

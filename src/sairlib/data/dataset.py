@@ -1,6 +1,8 @@
 """Interactions in time order with dense ids. All models and evaluations of a data set share them."""
 
 import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sairlib.batch import PAD
-from sairlib.data.interactions import CATEGORY, ITEM, TIMESTAMP, USER, Interactions
+from sairlib.data.ids import Ids, Ints, find, text_array
+from sairlib.data.interactions import CATEGORY, ITEM, TIMESTAMP, TITLE, USER, Interactions
 from sairlib.data.notes import find_notes
 
-Ints = NDArray[np.int64]
 Times = NDArray[np.int64] | NDArray[np.float64]
 UNKNOWN = "[UNK]"
 
@@ -25,17 +27,27 @@ class Dataset:
     1..T in the file's order, right-padded with PAD; ``category_names[t - 1]`` is the name of category t. An item
     without a category gets the category [UNK], which exists only if an item needs it. G = 0 means that the data
     has no categories. ``times`` holds one timestamp of the file for each entry of ``items``; None if the file has none.
-    ``notes`` says in one line each what is odd in the data, with counts.
+    ``titles_M`` (M + 1) holds each item's title, PAD first, "" where it has none; None if the data has no titles.
+    ``notes`` says in one line each what is odd in the data, with counts, and how many rows were left out.
     """
 
     items: Ints
     offsets: Ints
-    user_ids: Ints
-    item_ids: Ints
+    user_ids: Ids
+    item_ids: Ids
     item_categories: Ints
     category_names: tuple[str, ...]
     times: Times | None = None
     notes: tuple[str, ...] = ()
+    titles_M: NDArray[np.object_] | None = None
+
+    def users(self, ids: Iterable[object]) -> Ints:
+        """The numbers of the users with these ids; -1 for an id that no user has."""
+        return find(self.user_ids, ids)
+
+    def item_numbers(self, ids: Iterable[object]) -> Ints:
+        """The numbers, 1..M, of the items with these ids; PAD for an id that no item has."""
+        return find(self.item_ids, ids) + 1
 
     @property
     def n_users(self) -> int:
@@ -52,13 +64,16 @@ class Dataset:
     def sha256(self) -> str:
         """Hash of who did what in which order, in the file's ids, and of the categories.
 
-        The times are left out: they affect a sequence only through its order. So are the notes.
+        The times are left out: they affect a sequence only through its order. So are the titles and the notes.
         """
         digest = hashlib.sha256(b"sairlib dataset 1")
         arrays = (self.user_ids, self.offsets, self.item_ids, self.items, self.item_categories)
         for array in arrays:
             digest.update(repr(array.shape).encode())
-            digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+            if array.dtype.kind == "O":
+                digest.update(json.dumps(array.tolist()).encode())
+            else:
+                digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
         digest.update("\n".join(self.category_names).encode())
         return digest.hexdigest()
 
@@ -66,18 +81,21 @@ class Dataset:
 def index(interactions: Interactions) -> Dataset:
     """Sort by user, then timestamp, then original row, and number the file's ids densely in ascending order."""
     frame = interactions.frame
-    users, user_ids = pd.factorize(frame[USER].to_numpy(np.int64), sort=True)
-    items, item_ids = pd.factorize(frame[ITEM].to_numpy(np.int64), sort=True)
+    users, user_codes = pd.factorize(frame[USER].to_numpy(np.int64), sort=True)
+    items, item_codes = pd.factorize(frame[ITEM].to_numpy(np.int64), sort=True)
     times: Times | None = frame[TIMESTAMP].to_numpy() if TIMESTAMP in frame else None
     order = _order(users, np.zeros(1, np.int64) if times is None else times)
-    offsets = np.zeros(len(user_ids) + 1, np.int64)
-    np.cumsum(np.bincount(users, minlength=len(user_ids)), out=offsets[1:])
-    table, names = _category_table(interactions.categories, item_ids)
+    offsets = np.zeros(len(user_codes) + 1, np.int64)
+    np.cumsum(np.bincount(users, minlength=len(user_codes)), out=offsets[1:])
+    table, names = _category_table(interactions.categories, item_codes)
     ordered_items = items[order].astype(np.int64, copy=False)
     ordered_items += 1
     ordered_times = None if times is None else times[order]
-    notes = find_notes(ordered_items, offsets, ordered_times)
-    return Dataset(ordered_items, offsets, user_ids, item_ids, table, names, ordered_times, notes)
+    notes = (*interactions.dropped, *find_notes(ordered_items, offsets, ordered_times))
+    user_ids = user_codes if interactions.user_ids is None else interactions.user_ids[user_codes]
+    item_ids = item_codes if interactions.item_ids is None else interactions.item_ids[item_codes]
+    titles = _titles(interactions.titles, item_codes)
+    return Dataset(ordered_items, offsets, user_ids, item_ids, table, names, ordered_times, notes, titles)
 
 
 def _order(users: Ints, times: Times) -> NDArray[np.intp]:
@@ -87,6 +105,15 @@ def _order(users: Ints, times: Times) -> NDArray[np.intp]:
         if span * (int(users.max()) + 1) < 2**63:  # user and time fit into one integer: one sort instead of two
             return np.argsort(users * span + (times - first), kind="stable")
     return np.lexsort((times, users))
+
+
+def _titles(titles: pd.DataFrame, item_codes: Ints) -> NDArray[np.object_] | None:
+    of_items = titles[titles[ITEM].isin(item_codes)].drop_duplicates(ITEM)
+    if of_items.empty:
+        return None
+    found = text_array([""] * (len(item_codes) + 1))
+    found[np.searchsorted(item_codes, of_items[ITEM].to_numpy(np.int64)) + 1] = of_items[TITLE].to_numpy(object)
+    return found
 
 
 def _category_table(categories: pd.DataFrame, item_ids: Ints) -> tuple[Ints, tuple[str, ...]]:

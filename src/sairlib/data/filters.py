@@ -1,7 +1,7 @@
 """Filters for actions: a minimum rating, then the k-core."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ class Filters:
             frame = self._keep(interactions, frame, core, "user_core and item_core")
         if frame is interactions.frame:
             return interactions
-        return Interactions(frame, interactions.source, interactions.categories)
+        return replace(interactions, frame=frame)
 
     def _keep(
         self, interactions: Interactions, frame: pd.DataFrame, keep: NDArray[np.bool_], cause: str

@@ -5,15 +5,26 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from sairlib.data.ids import Ids
 from sairlib.errors import UserError
 
-USER, ITEM, TIMESTAMP, RATING, CATEGORY = "user", "item", "timestamp", "rating", "category"
+USER, ITEM, TIMESTAMP, RATING = "user", "item", "timestamp", "rating"
+CATEGORY, TITLE = "category", "title"
 _KINDS = {USER: "id", ITEM: "id", TIMESTAMP: "number", RATING: "number"}
 
 
 def no_categories() -> pd.DataFrame:
     """An empty table of (item, category) pairs."""
-    table: pd.DataFrame = pd.DataFrame({ITEM: np.empty(0, np.int64), CATEGORY: np.empty(0, object)})
+    return _pairs(CATEGORY)
+
+
+def no_titles() -> pd.DataFrame:
+    """An empty table of (item, title) pairs."""
+    return _pairs(TITLE)
+
+
+def _pairs(column: str) -> pd.DataFrame:
+    table: pd.DataFrame = pd.DataFrame({ITEM: np.empty(0, np.int64), column: np.empty(0, object)})
     return table
 
 
@@ -23,7 +34,12 @@ class Interactions:
 
     ``frame`` has the columns ``user`` and ``item`` (integers, not negative) and may have ``timestamp``
     (epoch seconds, or any number that grows with time) and ``rating``. ``categories`` holds one
-    (item, category) row for each category of an item; an item may have several or none.
+    (item, category) row for each category of an item; an item may have several or none. ``titles`` holds one
+    (item, title) row for each item that has a title.
+
+    ``user_ids`` and ``item_ids`` are for ids that are no such integers: the integers in all three tables are then
+    indices into them. Both ascend and have no duplicates. ``dropped`` says in one line for each reason how many rows
+    of the source were left out.
 
     Raises UserError, naming the source and the first bad row, for a table that is empty, lacks a column, or
     holds a missing, negative or non-numeric value.
@@ -32,6 +48,10 @@ class Interactions:
     frame: pd.DataFrame
     source: str
     categories: pd.DataFrame = field(default_factory=no_categories)
+    titles: pd.DataFrame = field(default_factory=no_titles)
+    user_ids: Ids | None = None
+    item_ids: Ids | None = None
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for column in (USER, ITEM):
@@ -41,6 +61,9 @@ class Interactions:
             raise UserError(f"{self.source}: no interactions in it")
         for column in self.frame.columns.intersection(list(_KINDS)):
             self._check(column)
+        for column, ids in ((USER, self.user_ids), (ITEM, self.item_ids)):
+            if ids is not None and int(self.frame[column].max()) >= len(ids):
+                raise ValueError(f"{self.source}: column {column} points past the last of {len(ids)} ids")
 
     def _check(self, column: str) -> None:
         values = self.frame[column]

@@ -2,24 +2,29 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sairlib.batch import PAD
 from sairlib.data.dataset import Dataset, index
 from sairlib.data.filters import Filters
+from sairlib.data.ids import Ids, pack, unpack
 from sairlib.data.interactions import Interactions
 from sairlib.data.source import Source
 from sairlib.files import whole_file
 
-VERSION = 3
+VERSION = 4
 """Increase it whenever the same files and settings would give another Dataset, or the cache another content."""
 
-_ARRAYS = ("items", "offsets", "user_ids", "item_ids", "item_categories")
+_ARRAYS = ("items", "offsets", "item_categories")
+_TEXTS = ("category_names", "notes", "titles_M")
+_IDS = ("user_ids", "item_ids")
 
 
 @runtime_checkable
@@ -62,13 +67,24 @@ def _read(path: Path, key: str) -> Dataset | None:
                 return None
             dataset = Dataset(
                 **{name: arrays[name] for name in _ARRAYS},
+                user_ids=_ids(arrays, "user_ids"),
+                item_ids=_ids(arrays, "item_ids"),
                 times=arrays["times"] if len(arrays["times"]) else None,
-                category_names=tuple(str(name) for name in arrays["category_names"]),
-                notes=tuple(str(note) for note in arrays["notes"]),
+                category_names=tuple(_texts(arrays, "category_names")),
+                notes=tuple(_texts(arrays, "notes")),
+                titles_M=titles if len(titles := _texts(arrays, "titles_M")) else None,
             )
         return dataset if _is_whole(dataset) else None
     except Exception:  # a damaged zip may raise almost anything; the data can be prepared from its files
         return None
+
+
+def _ids(arrays: Mapping[str, Any], name: str) -> Ids:
+    return arrays[name] if name in arrays else _texts(arrays, name)
+
+
+def _texts(arrays: Mapping[str, Any], name: str) -> NDArray[np.object_]:
+    return unpack(arrays[f"{name}_utf8"], arrays[f"{name}_ends"])
 
 
 def _is_whole(data: Dataset) -> bool:
@@ -76,7 +92,8 @@ def _is_whole(data: Dataset) -> bool:
     arrays = [getattr(data, name) for name in _ARRAYS]
     return (
         all(array.dtype == np.int64 for array in arrays)
-        and [array.ndim for array in arrays] == [1, 1, 1, 1, 2]
+        and [array.ndim for array in arrays] == [1, 1, 2]
+        and all(ids.dtype in (np.int64, object) and ids.ndim == 1 for ids in (data.user_ids, data.item_ids))
         and len(data.offsets) == data.n_users + 1
         and (data.offsets[0], data.offsets[-1]) == (0, len(data.items))
         and bool((np.diff(data.offsets) > 0).all())
@@ -84,16 +101,21 @@ def _is_whole(data: Dataset) -> bool:
         and len(data.item_categories) == data.n_items + 1
         and bool(((data.item_categories >= PAD) & (data.item_categories <= data.n_categories)).all())
         and (data.times is None or (data.times.shape == data.items.shape and data.times.dtype.kind in "if"))
+        and (data.titles_M is None or len(data.titles_M) == data.n_items + 1)
     )
 
 
 def _write(path: Path, key: str, dataset: Dataset) -> None:
-    arrays = {**vars(dataset), "key": np.array(key)}
-    for name in ("category_names", "notes"):
-        arrays[name] = np.array(arrays[name], dtype=str)
-    if dataset.times is None:
-        arrays["times"] = np.empty(0)  # always stored: a damaged member name must not look like data without times
+    arrays = {name: getattr(dataset, name) for name in _ARRAYS}
+    for name in (*_TEXTS, *_IDS):
+        value = getattr(dataset, name)
+        if name in _IDS and value.dtype == np.int64:
+            arrays[name] = value
+        else:
+            arrays[f"{name}_utf8"], arrays[f"{name}_ends"] = pack(() if value is None else value)
+    # Always stored: a damaged member name must not look like data without times.
+    arrays["times"] = np.empty(0) if dataset.times is None else dataset.times
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
-            np.savez(file, **arrays)
+            np.savez(file, key=np.array(key), **arrays)

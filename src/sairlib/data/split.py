@@ -6,7 +6,8 @@ from enum import Enum
 
 import numpy as np
 
-from sairlib.data.dataset import Dataset, Ints
+from sairlib.data.dataset import Dataset
+from sairlib.data.ids import Ints
 from sairlib.errors import UserError
 
 MIN_ACTIONS = 3

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from sairlib.batch import PAD
-from sairlib.data.dataset import Ints
+from sairlib.data.ids import Ints
 from sairlib.data.sequences import Unseen
 from sairlib.data.split import Split
 from sairlib.errors import UserError

@@ -7,16 +7,14 @@ import torch
 from torch import Tensor
 
 from sairlib import processes
-from sairlib.batch import PAD, EvalBatch, History, State, map_state
+from sairlib.batch import PAD, EvalBatch, History, State, map_state, single
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part, Split
 from sairlib.errors import NonFiniteError, UserError, out_of_memory
 from sairlib.evaluation.candidates import Candidates, candidates
 from sairlib.evaluation.rankings import EvaluationSettings, Ranks
+from sairlib.evaluation.top import SCORES_AT_ONCE
 from sairlib.models.recommender import Recommender
-
-SCORES_AT_ONCE = 2**23
-"""How many scores full ranking holds at once: 32 MB in fp32, for any number of users and items."""
 
 
 class Evaluator:
@@ -75,7 +73,7 @@ class Evaluator:
         while start < len(batch.rows_B):
             piece = _take(batch, slice(start, start + self._rows_at_once))
             try:
-                states = map_state(_single, model.newest(piece.history))
+                states = map_state(single, model.newest(piece.history))
                 at_once = max(1, SCORES_AT_ONCE // (model.n_items + 1))
                 for first in range(0, len(piece.rows_B), at_once):
                     rows = slice(first, first + at_once)
@@ -129,11 +127,6 @@ def _better_and_tied(scores_BC: Tensor, target_B1: Tensor, left_out_BX: Tensor |
         sums.append(ones_BC.sum(1))
     better_B, at_least_B = sums
     return torch.stack([better_B, at_least_B - better_B]).long()
-
-
-def _single(state: Tensor) -> Tensor:
-    """Floating-point tensors in single precision; indices and masks unchanged."""
-    return state.float() if state.is_floating_point() else state
 
 
 def _take(batch: EvalBatch, rows: slice) -> EvalBatch:

@@ -2,13 +2,28 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from sairlib.batch import Batch, History, State, at_steps, last_steps, map_state
+
+
+class Explanation(NamedTuple):
+    """Which of a model's L interests make the state of each history."""
+
+    relevance_BNL: Tensor
+    """How much each step speaks for each interest."""
+    interacted_BNL: Tensor
+    """The same after the steps' relevances have attended to one another, as which interests are kept is decided."""
+    kept_BK: Tensor
+    """The interests that the newest step keeps, strongest first."""
+    weights_BK: Tensor
+    """Their weights, which sum to 1."""
+    parts_BKD: Tensor
+    """What each of them adds to the state: these sum to it, and so do their scores of an item."""
 
 
 class Recommender(nn.Module, ABC):
@@ -43,6 +58,11 @@ class Recommender(nn.Module, ABC):
     def diagnose(self, history: History) -> dict[str, Tensor]:
         """Named figures to plot, scalars or vectors, averaged over these histories."""
         return {}
+
+    @torch.no_grad()
+    def explain(self, history: History) -> Explanation | None:
+        """Which interests make the states of ``newest``; None for a model without interests."""
+        return None
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sairlib.batch import PAD, Batch, History, State, at_steps, last_steps
 from sairlib.errors import UserError
-from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.models.recommender import Explanation, Head, Products, StepModel
 from sairlib.nn.categories import POOLINGS, CategoryEmbedding
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
 from sairlib.nn.layers import EncoderPart, ItemEncoder, SelfAttention
@@ -129,6 +129,16 @@ class SAIR(StepModel):
         retrieved = self.retrieval.at_steps(states_BND, self.pool_LD, last_B)
         fused_BD: Tensor = self.aggregator(at_steps(states_BND, last_B), self.pool_LD, retrieved)
         return fused_BD
+
+    @torch.no_grad()
+    def explain(self, history: History) -> Explanation:
+        last_B = last_steps(history.items_BN)
+        states_BND, retrieved = self.retrieve(history.items_BN)
+        newest = Retrieved(*(at_steps(part, last_B) for part in retrieved))
+        parts_BKD = self.aggregator.parts(at_steps(states_BND, last_B), self.pool_LD, newest)
+        return Explanation(
+            retrieved.relevance_BNL, retrieved.interacted_BNL, newest.kept_BNK, newest.weights_BNK, parts_BKD
+        )
 
     def retrieve(self, items_BN: Tensor) -> tuple[Tensor, Retrieved]:
         """Prefix vectors F (B, N, D) and what is retrieved; the paper's Figures 2 and 3 show its first two fields."""

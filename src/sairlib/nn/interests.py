@@ -93,10 +93,17 @@ class InterestAggregator(nn.Module):
         """One vector per step (B, N, D); (B, D) for a single step of each row."""
         fused_BND = torch.zeros_like(states_BND)
         for slot in range(self.n_slots):
-            interest_BND = rows(pool_LD, retrieved.kept_BNK[..., slot])
-            active_BND = self.nets[slot % len(self.nets)](interest_BND + states_BND)
-            fused_BND = fused_BND + retrieved.weights_BNK[..., slot, None] * active_BND
+            fused_BND = fused_BND + self._part(slot, states_BND, pool_LD, retrieved)
         return fused_BND
+
+    def parts(self, states_BD: Tensor, pool_LD: Tensor, retrieved: Retrieved) -> Tensor:
+        """The terms of that sum, one for each kept interest (B, K, D)."""
+        return torch.stack([self._part(slot, states_BD, pool_LD, retrieved) for slot in range(self.n_slots)], -2)
+
+    def _part(self, slot: int, states_BND: Tensor, pool_LD: Tensor, retrieved: Retrieved) -> Tensor:
+        interest_BND = rows(pool_LD, retrieved.kept_BNK[..., slot])
+        active_BND: Tensor = self.nets[slot % len(self.nets)](interest_BND + states_BND)
+        return retrieved.weights_BNK[..., slot, None] * active_BND
 
 
 class InterestFeedForward(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, scaled_dot_product_attention
 
-from sairlib.batch import PAD, at_steps, last_steps
+from sairlib.batch import PAD, STRANGER, at_steps, last_steps
 from sairlib.batch import positions as steps_back
 from sairlib.errors import UserError
 from sairlib.nn.kernels.attention import causal_attention
@@ -67,15 +67,20 @@ class Table(nn.Embedding):
 
 
 class UserTable(Table):
-    """One row per user of the training data. UserError in evaluation for any other user."""
+    """One row per user of the training data; in evaluation, their mean for a STRANGER, and UserError for any other."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        if not self.training and ids.numel() and int(ids.max()) >= self.num_embeddings:
+        if self.training or not ids.numel():
+            return super().forward(ids)
+        if int(ids.max()) >= self.num_embeddings:
             raise UserError(
                 f"user number {int(ids.max())} is unknown: this model has vectors only for the"
                 f" {self.num_embeddings} users it was trained on"
             )
-        return super().forward(ids)
+        known = ids != STRANGER
+        if known.all():
+            return super().forward(ids)
+        return torch.where(known[..., None], super().forward(ids.clamp(min=0)), self.weight.mean(0))
 
 
 class CausalAttention(nn.Module):

@@ -7,6 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from sairlib.data.ids import Ids
 from sairlib.data.split import Split
 from sairlib.errors import UserError
 from sairlib.evaluation.evaluator import Evaluator
@@ -51,7 +52,8 @@ def save_ranks(path: Path, ranks: dict[str, Ranks], split: Split) -> None:
     Arrays: ``user`` (E) and, for each ranking, ``NAME_better`` and ``NAME_tied`` (E), as in ``Ranks``.
     ``read_ranks`` reads them, and ``Ranks.means`` gives the reported figures. UserError if the file cannot be written.
     """
-    arrays = {"user": split.dataset.user_ids[split.test.users_E]}
+    users = split.dataset.user_ids[split.test.users_E]
+    arrays = {"user": users.astype(str) if users.dtype == object else users}  # fixed width: objects would be pickled
     for name, ranked in ranks.items():
         arrays |= {f"{name}_better": ranked.better_E, f"{name}_tied": ranked.tied_E}
     try:
@@ -61,7 +63,7 @@ def save_ranks(path: Path, ranks: dict[str, Ranks], split: Split) -> None:
         raise UserError(not_written(path, error)) from error
 
 
-def read_ranks(path: Path) -> tuple[Ints, dict[str, Ranks]]:
+def read_ranks(path: Path) -> tuple[Ids, dict[str, Ranks]]:
     """Read the ``ranks.npz`` of a run: the file's user ids (E), and the ranks by the name of the ranking.
 
     UserError if the file is missing, damaged, or not a run's ranks.
@@ -76,7 +78,7 @@ def read_ranks(path: Path) -> tuple[Ints, dict[str, Ranks]]:
                 expected = {"user", *(f"{name}_{part}" for name in names for part in ("better", "tied"))}
                 if set(arrays.files) != expected:  # a damaged name must not hide a ranking
                     raise ValueError(f"it holds {', '.join(sorted(arrays.files))}")
-                users = _whole_numbers(arrays["user"])
+                users = _ids(arrays["user"])
                 ranks = {
                     name: [_whole_numbers(arrays[f"{name}_{part}"]) for part in ("better", "tied")] for name in names
                 }
@@ -96,6 +98,10 @@ def _check_size(file: IO[bytes]) -> None:
         if sum(member.file_size for member in archive.infolist()) > max(SMALL, 100 * n_bytes):
             raise ValueError(f"{n_bytes:,} bytes that unpack to over {SMALL:,}")
     file.seek(0)
+
+
+def _ids(array: Any) -> Ids:
+    return array.astype(object) if array.ndim == 1 and array.dtype.kind == "U" else _whole_numbers(array)
 
 
 def _whole_numbers(array: Any) -> Ints:

@@ -60,27 +60,6 @@ class Result:
         return report.table(self.test)
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished (or interrupted) run, with the weights that validation chose."""
-
-    settings: dict[str, Any]
-    """The resolved configuration."""
-    split: Split
-    store: SequenceStore
-    model: Recommender
-    evaluator: Evaluator
-    best_epoch: int
-
-    def rank(self, part: Part = Part.TEST) -> dict[str, Ranks]:
-        """Ranks of the targets of ``part``, by the name of the ranking; NonFiniteError if a score is NaN or inf."""
-        return self.evaluator.rank(self.model, part)
-
-    def test(self) -> dict[str, Any]:
-        """Repeat the final evaluation: the content of ``test.json``."""
-        return report.results(self.evaluator, self.rank(), self.split, self.best_epoch)
-
-
 class Study:
     """A split, store, model, objective, evaluator and trainer that belong together. A study runs once."""
 

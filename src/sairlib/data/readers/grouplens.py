@@ -1,12 +1,10 @@
 """MovieLens, in all layouts that GroupLens publishes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import pandas as pd
-
-from sairlib.data.interactions import ITEM, RATING, TIMESTAMP, USER, Interactions, no_categories
-from sairlib.data.readers.categories import category_table, read_category_csv
+from sairlib.data.interactions import ITEM, RATING, TIMESTAMP, USER, Interactions
+from sairlib.data.readers.categories import Described, item_tables, read_items_csv
 from sairlib.data.readers.table import Layout, open_text, read_id, read_table
 from sairlib.data.source import Source
 from sairlib.errors import UserError
@@ -21,7 +19,7 @@ _MOVIES = {"ratings.csv": ["movies.csv"], "ratings.dat": ["movies.dat"], "u.data
 
 @dataclass(frozen=True)
 class GroupLens:
-    """Reads whichever of these layouts is present; the files with the genres may be missing.
+    """Reads whichever of these layouts is present; the files with titles and genres may be missing.
 
     * ``ratings.csv``, ``movies.csv``: ml-latest-small, ml-latest, ml-20m, ml-25m, ml-32m
     * ``ratings.dat``, ``movies.dat``: ml-1m, ml-10m
@@ -36,8 +34,7 @@ class GroupLens:
     def read(self, source: Source) -> Interactions:
         ratings, *movies = self.files(source)
         frame = read_table(source, ratings, _LAYOUTS[ratings])
-        categories = self._categories(source, movies) if movies else no_categories()
-        return Interactions(frame, source.where(ratings), categories)
+        return Interactions(frame, source.where(ratings), *item_tables(self._movies(source, movies) if movies else ()))
 
     def _ratings(self, source: Source) -> str:
         present = [name for name in _LAYOUTS if source.has(name)]
@@ -46,27 +43,27 @@ class GroupLens:
             raise UserError(f"{source.path}: {problem} in it; expected one MovieLens data set as published")
         return present[0]
 
-    def _categories(self, source: Source, movies: list[str]) -> pd.DataFrame:
+    def _movies(self, source: Source, movies: list[str]) -> Iterable[Described]:
         if movies == ["movies.csv"]:
-            return read_category_csv(source, "movies.csv", "movieId", "genres")
+            return read_items_csv(source, "movies.csv", "movieId", "title", "genres")
         if movies == ["movies.dat"]:
-            return category_table(_movies_dat(source))
+            return _movies_dat(source)
         if movies == ["u.item", "u.genre"]:
-            return category_table(_u_item(source, _u_genre(source)))
+            return _u_item(source, _u_genre(source))
         raise UserError(f"{source.path}: {movies[0]} alone; the genres need both u.item and u.genre")
 
 
-def _movies_dat(source: Source) -> Iterator[tuple[int, list[str]]]:
+def _movies_dat(source: Source) -> Iterator[Described]:
     """``MovieID::Title::Genre|Genre``."""
     where = source.where("movies.dat")
-    with open_text(source, "movies.dat") as lines:
+    with open_text(source, "movies.dat", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             fields = line.strip().split("::")
             if fields == [""]:
                 continue
             if len(fields) < 3:
                 raise UserError(f"{where}, line {number}: {line.strip()[:40]!r} is not MovieID::Title::Genres")
-            yield read_id(fields[0], "MovieID", where, number), fields[-1].split("|")
+            yield read_id(fields[0], "MovieID", where, number), "::".join(fields[1:-1]), fields[-1].split("|")
 
 
 def _u_genre(source: Source) -> list[str]:
@@ -75,10 +72,10 @@ def _u_genre(source: Source) -> list[str]:
         return [line.split("|")[0].strip() for line in lines if line.strip()]
 
 
-def _u_item(source: Source, genres: list[str]) -> Iterator[tuple[int, list[str]]]:
+def _u_item(source: Source, genres: list[str]) -> Iterator[Described]:
     """``id|title|date|video date|url|`` and one 0 or 1 for each genre."""
     where = source.where("u.item")
-    with open_text(source, "u.item") as lines:
+    with open_text(source, "u.item", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             fields = line.strip().split("|")
             if fields == [""]:
@@ -88,5 +85,6 @@ def _u_item(source: Source, genres: list[str]) -> Iterator[tuple[int, list[str]]
                 raise UserError(f"{where}, line {number}: not 5 fields and {len(genres)} genre flags of 0 or 1")
             yield (
                 read_id(fields[0], "movie id", where, number),
+                fields[1],
                 [name for name, flag in zip(genres, flags, strict=True) if flag == "1"],
             )

@@ -56,15 +56,29 @@ def read_table(source: Source, name: str, layout: Layout) -> pd.DataFrame:
 
 
 @contextmanager
-def open_text(source: Source, name: str) -> Iterator[TextIO]:
-    """Open a file as text in any encoding: ids, numbers and categories are ASCII, and titles are not read."""
-    with source.open(name) as stream, _Text(stream) as lines:
+def open_text(source: Source, name: str, errors: str = "replace") -> Iterator[TextIO]:
+    """Open a file as text in any encoding: ids, numbers and most categories are ASCII.
+
+    With ``errors="surrogateescape"``, ``readable`` gives back what was not UTF-8.
+    """
+    with source.open(name) as stream, _Text(stream, errors) as lines:
         yield lines
 
 
+def readable(text: str) -> str:
+    """Text as a person reads it: what is not UTF-8 in a line opened with "surrogateescape" is Latin-1."""
+    if text.isascii():
+        return text
+    content = text.encode("utf-8", "surrogateescape")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 class _Text(io.TextIOWrapper):
-    def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(stream, encoding="utf-8-sig", errors="replace", newline="")
+    def __init__(self, stream: IO[bytes], errors: str = "replace") -> None:
+        super().__init__(stream, encoding="utf-8-sig", errors=errors, newline="")
 
     def read(self, size: int | None = -1, /) -> str:
         return super().read(size).replace("\0", "?")  # where pandas 2 would end the field

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sairlib.data.interactions import ITEM, USER, Interactions, no_categories
-from sairlib.data.readers.categories import read_category_csv
+from sairlib.data.interactions import ITEM, USER, Interactions
+from sairlib.data.readers.categories import item_tables, read_items_csv
 from sairlib.data.readers.table import WHITESPACE, Layout, read_table
 from sairlib.data.source import Source
 
@@ -14,8 +14,8 @@ _LAYOUT = Layout(WHITESPACE, {"user": USER, "item": ITEM})
 class UserItemText:
     """Reads ``file``; the order of its lines is the order in time.
 
-    ``item_map`` is the name of a csv with the columns ``sasrec_item_id`` and ``genres`` (separated by '|'). Without
-    that file beside it, the items have no categories.
+    ``item_map`` is the name of a csv with the columns ``sasrec_item_id``, ``title`` and ``genres`` (separated by '|').
+    Without that file beside it, the items have no categories and no titles.
     """
 
     file: str
@@ -28,5 +28,5 @@ class UserItemText:
     def read(self, source: Source) -> Interactions:
         file, *item_map = self.files(source)
         frame = read_table(source, file, _LAYOUT)
-        categories = read_category_csv(source, item_map[0], "sasrec_item_id", "genres") if item_map else no_categories()
-        return Interactions(frame, source.where(file), categories)
+        items = read_items_csv(source, item_map[0], "sasrec_item_id", "title", "genres") if item_map else ()
+        return Interactions(frame, source.where(file), *item_tables(items))
