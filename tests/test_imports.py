@@ -25,12 +25,12 @@ LAYERS = [
     {"resuming"},
     {"resume", "grid"},
     {"job"},
-    {"train", "evaluate", "__init__"},
+    {"train", "evaluate", "report", "__init__"},
 ]
 """Rooms import from their own folder and from lower layers, never sideways or up. A new module is placed here."""
 
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
-KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "grid", "job", "train", "evaluate"}
+KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "grid", "job", "train", "evaluate", "report"}
 PURE = {
     "nn": {"errors", "batch", "processes"},
     "models": {"errors", "batch", "nn"},
