@@ -81,10 +81,10 @@ class Ranks:
         """Metrics averaged over targets: the reported figures."""
         return {name: float(values.mean()) for name, values in self.values(ks).items()}
 
-    def intervals(self, ks: tuple[int, ...]) -> dict[str, list[float]]:
-        """95 % bootstrap intervals [low, high] over targets (over users if each has one target)."""
+    def intervals(self, ks: tuple[int, ...], users_E: Ints | None = None) -> dict[str, list[float]]:
+        """95 % bootstrap intervals [low, high] over users, who have the targets ``users_E``; None: one each."""
         values = self.values(ks)
-        low, high = bootstrap_interval(np.stack(list(values.values()), axis=1))
+        low, high = bootstrap_interval(np.stack(list(values.values()), axis=1), users_E)
         return {name: [float(a), float(b)] for name, a, b in zip(values, low, high, strict=True)}
 
     @property

@@ -24,9 +24,10 @@ def results(evaluator: Evaluator, ranks: dict[str, Ranks], split: Split, best_ep
     ks = evaluator.settings.ks
     return {
         **{name: ranked.means(ks) for name, ranked in ranks.items()},
-        "ci95": {name: ranked.intervals(ks) for name, ranked in ranks.items()},
+        "ci95": {name: ranked.intervals(ks, split.test.users_E) for name, ranked in ranks.items()},
         "tie_share": {name: ranked.tie_share for name, ranked in ranks.items()},
-        "n_users": len(split.test),
+        "n_users": len(np.unique(split.test.users_E)),
+        "n_targets": len(split.test),
         "best_epoch": best_epoch,
         "split_sha256": split.sha256(),
         "candidates_sha256": evaluator.drawn.sha256() if evaluator.drawn else None,

@@ -196,7 +196,9 @@ class Study:
         )
         for note in data.notes:
             log.say(note)
-        if split.n_short:
+        for note in split.notes:
+            log.say(f"split: {note}")
+        if split.n_short and not split.notes:
             log.say(f"{split.n_short:,} users have too few actions to be evaluated: all their actions train")
         if drawn and drawn.n_short:
             log.say(f"{drawn.n_short:,} users have fewer unseen items than asked for: all of these are candidates")
