@@ -80,14 +80,14 @@ def main() -> None:
     index.add(items_MD)
     built = time.perf_counter() - started
     print(f"{len(items_MD):,} items, width {items_MD.shape[1]}, {len(users_BD):,} users; index built in {built:.2f} s")
-    print(f"{'':<22} {'recall':>7} {'us a user':>10} {'in a batch':>11}")
+    print(f"{'':<23} {'recall':>7} {'us a user':>10} {'in a batch':>11}")
     for k in KS:
         best = exact(items_MD, k)
         best_BK = best(users_BD)
         ways = {"exact": best} | {f"HNSW, efSearch {max(w, k)}": neighbours(index, w, k) for w in WIDTHS}
         for name, search in ways.items():
             alone, together = timed(search, users_BD)
-            print(f"@{k:<4} {name:<16} {recall(search(users_BD), best_BK):>7.4f} {alone:>10.1f} {together:>11.1f}")
+            print(f"@{k:<4} {name:<17} {recall(search(users_BD), best_BK):>7.4f} {alone:>10.1f} {together:>11.1f}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path} exists already; give another name, or remove it first")
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    whole = path.absolute()  # "." has no name
+    partial = whole.with_name(f"{whole.name}.{os.getpid()}.tmp")
     try:
         partial.mkdir()
         yield partial

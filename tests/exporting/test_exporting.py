@@ -150,6 +150,9 @@ def test_a_program_that_differs_is_refused_and_nothing_is_left(
         folder.export(run_of(model), directory, "torch", tmp_path / "out")
     with pytest.raises(UserError, match="format=tf: choose one of torch, onnx, safetensors, vectors"):
         folder.export(run_of(model), directory, "tf", tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"format=onnx needs the package onnx: pip install 'sairlib\[onnx\]'"):
+        folder.export(run_of(model), directory, "onnx", tmp_path / "out")
     (tmp_path / "file").write_text("mine")
     for taken in ("file", "run"):
         with pytest.raises(UserError, match=f"{taken} exists already"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sairlib.batch import STRANGER, History, State, as_rows
-from sairlib.errors import UserError
+from sairlib.errors import UserError, one_line
 from sairlib.run.finished import Run
 from sairlib.run.histories import of_users
 
@@ -80,7 +80,7 @@ def difference(run: Run, live: Callable[[History], State], exported: Callee) -> 
             found = as_rows(exported(history.items_BN, history.users_B))
         except Exception as error:  # each runtime has its own
             shape = tuple(history.items_BN.shape)
-            raise UserError(f"the exported program fails on histories of shape {shape}: {error}") from error
+            raise UserError(f"the exported program fails on histories of shape {shape}: {one_line(error)}") from error
         for one, other in zip(expected, found, strict=True):
             apart, size = _apart(one, other)
             absolute, relative = max(absolute, apart), max(relative, apart / max(size, 1e-30) if apart else 0.0)

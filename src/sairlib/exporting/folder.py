@@ -18,7 +18,7 @@ from sairlib.batch import PAD, STRANGER, History, State, as_rows
 from sairlib.data.ids import Ids
 from sairlib.errors import UserError
 from sairlib.exporting.check import Callee, Difference, difference, real_histories
-from sairlib.exporting.formats import write_onnx, write_safetensors, write_torch
+from sairlib.exporting.formats import PACKAGES, check_packages, write_onnx, write_safetensors, write_torch
 from sairlib.exporting.products import item_vectors
 from sairlib.exporting.programs import FUNCTIONS, knows_users, scores, trace
 from sairlib.files import whole_file, whole_folder, write_json
@@ -26,7 +26,6 @@ from sairlib.run.finished import Run
 from sairlib.run.histories import of_users
 
 FORMATS = ("torch", "onnx", "safetensors", "vectors")
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
 AT_ONCE = 1024
 """Users whose vectors are computed at once."""
 
@@ -50,6 +49,7 @@ def export(run: Run, directory: Path, format: str, out: Path) -> dict[str, Any]:
     """
     if format not in FORMATS:
         raise UserError(f"format={format}: choose one of {', '.join(FORMATS)}")
+    check_packages(format)
     with whole_folder(out) as folder:
         if format == "torch":
             written = [_program(run, name, write_torch, folder / f"{name}.pt2") for name in ("states", "scores")]

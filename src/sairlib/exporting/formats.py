@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,8 @@ from sairlib.exporting.programs import Function
 from sairlib.files import whole_file
 from sairlib.models.recommender import Recommender
 
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
+"""What a format needs beside torch: the extras of its name."""
 LARGEST_PROTOBUF = 2**31 - 2**24
 """Bytes of weights in an ONNX file; more go into a second file beside it."""
 
@@ -43,12 +44,10 @@ def write_torch(program: ExportedProgram, path: Path) -> Callee:
 def write_onnx(program: ExportedProgram, path: Path) -> Callee:
     """Write an ``.onnx`` file, with inputs ``items`` and perhaps ``users``, and outputs named after the file.
 
-    UserError if onnx, onnxscript or onnxruntime is missing, or if ONNX lacks an operator of the model.
+    UserError if ONNX lacks an operator of the model.
     """
-    _, _, runtime = (needed(package, "onnx") for package in ("onnx", "onnxscript", "onnxruntime"))
-    n_inputs, n_outputs = (
-        len(names) for names in (program.graph_signature.user_inputs, program.graph_signature.user_outputs)
-    )
+    signature = program.graph_signature
+    n_inputs, n_outputs = len(signature.user_inputs), len(signature.user_outputs)
     outputs = [path.stem] if n_outputs == 1 else [f"{path.stem}_{i}" for i in range(n_outputs)]
     try:
         with _silence():
@@ -64,7 +63,7 @@ def write_onnx(program: ExportedProgram, path: Path) -> Callee:
     assert made is not None
     n_bytes = sum(value.nbytes for value in program.state_dict.values() if isinstance(value, Tensor))
     made.save(str(path), external_data=n_bytes > LARGEST_PROTOBUF)
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = import_module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     taken = {argument.name for argument in session.get_inputs()}
 
     def call(items_BN: Tensor, users_B: Tensor) -> State:
@@ -77,8 +76,8 @@ def write_onnx(program: ExportedProgram, path: Path) -> Callee:
 
 
 def write_safetensors(model: Recommender, function: Function, path: Path) -> Callee:
-    """Write the weights to a ``.safetensors`` file. UserError if safetensors is missing."""
-    library = needed("safetensors.torch", "safetensors")
+    """Write the weights to a ``.safetensors`` file."""
+    library = import_module("safetensors.torch")
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
     with whole_file(path) as file:
         file.write(library.save(weights, metadata={"format": "pt"}))
@@ -107,10 +106,10 @@ def _silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def needed(package: str, extra: str) -> Any:
-    """An optional package; UserError if it is missing."""
-    try:
-        return import_module(package)
-    except ImportError as error:
-        name = package.partition(".")[0]
-        raise UserError(f"format={extra} needs the package {name}: pip install 'sairlib[{extra}]'") from error
+def check_packages(format: str) -> None:
+    """UserError if a package that a format needs is missing."""
+    for package in PACKAGES.get(format, ()):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise UserError(f"format={format} needs the package {package}: pip install 'sairlib[{format}]'") from error
