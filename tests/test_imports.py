@@ -19,18 +19,30 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"run"},
-    {"make"},
+    {"make", "exporting"},
     {"stored"},
     {"build"},
     {"resuming"},
     {"resume", "grid"},
     {"job"},
-    {"train", "evaluate", "report", "__init__"},
+    {"train", "evaluate", "report", "export", "__init__"},
 ]
 """Rooms import from their own folder and from lower layers, never sideways or up. A new module is placed here."""
 
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
-KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "grid", "job", "train", "evaluate", "report"}
+KNOW_HYDRA = {
+    "configuration",
+    "make",
+    "stored",
+    "build",
+    "resuming",
+    "grid",
+    "job",
+    "train",
+    "evaluate",
+    "report",
+    "export",
+}
 PURE = {
     "nn": {"errors", "batch", "processes"},
     "models": {"errors", "batch", "nn"},
@@ -144,6 +156,7 @@ finally:
         ),
         ("resume", ["-h"], ["hydra"], ["sairlib-resume", "trust="]),
         ("evaluate", ["--help"], ["hydra"], ["sairlib-evaluate", "trust=", "evaluation.n_candidates"]),
+        ("export", ["--help"], ["hydra"], ["sairlib-export", "format=torch", "trust="]),
         ("train", ["--cfg", "job", "model=sasrec"], [], ["sairlib.models.sasrec.SASRec", "run_dir: outputs/"]),
         ("evaluate", ["--cfg", "job"], [], ["n_candidates: null"]),
     ],
