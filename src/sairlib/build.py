@@ -196,9 +196,11 @@ def objective(config: DictConfig, store: SequenceStore, batch_size: int) -> Obje
 
 
 def make_evaluator(split: Split, store: SequenceStore, settings: EvaluationSettings) -> Evaluator:
-    """The evaluator, with the candidates of its sampled ranking; UserError if these do not fit into memory."""
+    """The evaluator, with the candidates of its sampled ranking; UserError if these or its lists do not fit into
+    memory."""
     n_bytes = len(split.eval_users) * settings.n_candidates * 8
     check_fits(f"evaluation.n_candidates={settings.n_candidates}", n_bytes)
+    check_fits(f"evaluation.lists={settings.lists}", len(split.test) * min(settings.lists, split.dataset.n_items) * 8)
     return Evaluator(split, store, settings)
 
 

@@ -13,7 +13,7 @@ from small_data import make_split
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part
 from sairlib.evaluation.evaluator import Evaluator
-from sairlib.evaluation.lists import diversity, list_metrics, novelty, training_users
+from sairlib.evaluation.lists import diversity, list_metrics, novelty
 from sairlib.evaluation.rankings import EvaluationSettings
 from sairlib.models.bpr_mf import BPRMF
 
@@ -72,7 +72,9 @@ def test_lists_that_are_all_alike_and_all_different() -> None:
 
 def test_training_users_are_counted_once_each() -> None:
     split = make_split([[1, 1, 2, 1, 3, 4], [2, 1, 4], [5, 5]], 5)
-    assert training_users(split).tolist() == [0, 1, 2, 0, 0, 1]  # [1, 1, 2, 1], [2], and [5, 5], who is not evaluated
+    store = SequenceStore(split, max_len=2, device=torch.device("cpu"))
+    # [1, 1, 2, 1], [2], and [5, 5], who is not evaluated
+    assert store.unseen.users_of_items().tolist() == [0, 1, 2, 0, 0, 1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 256])

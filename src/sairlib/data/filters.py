@@ -69,7 +69,7 @@ def core_of_codes(
     while True:
         enough = np.ones(len(user_codes), bool)
         for codes, core in ((user_codes, user_core), (item_codes, item_core)):
-            counts = np.bincount(codes)
+            counts = np.bincount(codes) if core > 1 else np.zeros(1, np.intp)
             too_rare = (counts > 0) & (counts < core)
             if too_rare.any():  # looking every action up takes longer than counting
                 enough &= ~too_rare[codes]

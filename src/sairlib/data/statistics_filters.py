@@ -8,7 +8,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sairlib.data.filters import Filters, core_of_codes
-from sairlib.data.ids import Ints
 from sairlib.data.interactions import ITEM, RATING, USER, Interactions
 
 CORES = (5, 10, 20)
@@ -40,13 +39,16 @@ def possible_filters(interactions: Interactions) -> list[Left]:
     if RATING in frame:
         keep = (frame[RATING] >= MIN_RATING).to_numpy()
         found.append(_left(f"min_rating={MIN_RATING:g}", users[keep], items[keep]))
+    everything = _left("", users, items)
     for of_users, of_items in ((1, 0), (0, 1), (1, 1)):
-        kept: tuple[Ints | NDArray[np.intp], Ints | NDArray[np.intp]] = (users, items)
+        kept_users, kept_items, left = users, items, everything
         for core in CORES:  # a larger core lies in the smaller one
-            keep = core_of_codes(*kept, of_users * core, of_items * core)
+            name = _core_name(of_users * core, of_items * core)
+            keep = core_of_codes(kept_users, kept_items, of_users * core, of_items * core)
             if not keep.all():
-                kept = kept[0][keep], kept[1][keep]
-            found.append(_left(_core_name(of_users * core, of_items * core), *kept))
+                kept_users, kept_items = kept_users[keep], kept_items[keep]
+                left = _left(name, kept_users, kept_items)
+            found.append({**left, "filter": name})
     return found
 
 

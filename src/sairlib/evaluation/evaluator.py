@@ -13,7 +13,7 @@ from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part, Split
 from sairlib.errors import NonFiniteError, UserError, out_of_memory
 from sairlib.evaluation.candidates import Candidates, candidates
-from sairlib.evaluation.lists import list_metrics, training_users
+from sairlib.evaluation.lists import list_metrics
 from sairlib.evaluation.rankings import EvaluationSettings, Ranks
 from sairlib.evaluation.top import SCORES_AT_ONCE, top
 from sairlib.models.recommender import Recommender
@@ -30,9 +30,9 @@ class Evaluator:
         for part in Part:
             if not store.n_targets(part):
                 raise UserError(f"the split has no targets in its {part.value} part: there is nothing to rank")
-        self.split = split
         self.store = store
         self.settings = settings
+        self._item_categories = split.dataset.item_categories
         self._rows_at_once = settings.batch_size
         self.drawn: Candidates | None = None
         if settings.n_candidates:
@@ -87,8 +87,8 @@ class Evaluator:
     def list_metrics(self, model: Recommender) -> dict[str, float]:
         """Metrics of the lists of ``settings.lists`` items that the model recommends to the test users, by name."""
         items_EK = self.recommend(model, Part.TEST, self.settings.lists).cpu().numpy()
-        data = self.split.dataset
-        return list_metrics(items_EK, training_users(self.split), data.n_users, data.item_categories)
+        users_M = self.store.unseen.users_of_items().cpu().numpy()
+        return list_metrics(items_EK, users_M, len(self.store.starts), self._item_categories)
 
     def _each(self, model: Recommender, part: Part, use: Callable[[EvalBatch, State], None]) -> None:
         """Give ``use`` the targets of ``part`` with the model's states of their histories, in eval mode: this process's

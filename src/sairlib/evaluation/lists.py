@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sairlib.batch import PAD
-from sairlib.data.split import Split
 from sairlib.data.statistics import gini
 
 Ints = NDArray[np.int64]
@@ -86,12 +85,3 @@ def diversity(items_BK: Ints, item_categories: Ints) -> float:
         total += float((differ_BKK.sum((1, 2), dtype=np.float64)[counts_B] / pairs_B[counts_B]).sum())
         n_lists += int(counts_B.sum())
     return total / max(1, n_lists)
-
-
-def training_users(split: Split) -> Ints:
-    """How many users have had each item in the training part (M + 1)."""
-    data = split.dataset
-    owners = np.repeat(np.arange(data.n_users), np.diff(data.offsets))
-    trains = np.arange(len(owners)) - data.offsets[owners] < split.train_lengths[owners]
-    pairs = np.unique(owners[trains] * (data.n_items + 1) + data.items[trains])
-    return np.bincount(pairs % (data.n_items + 1), minlength=data.n_items + 1)
