@@ -19,25 +19,14 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 Sizes = dict[str, int | float]
 """Figures by name: ``users``, ``items``, ``actions``, ``categories``, ``average_length``, ``sparsity``."""
 
+_SAIR = ("users", "items", "actions", "categories", "average_length", "sparsity")
+_SASREC = ("users", "items", "average_length")
 PUBLISHED: dict[str, tuple[str, Sizes]] = {
-    name: (source, dict(zip(columns, figures, strict=True)))
-    for source, columns, rows in (
-        (
-            "SAIR, Table I",
-            ("users", "items", "actions", "categories", "average_length", "sparsity"),
-            {
-                "ml-1m": (6_041, 3_883, 1_000_038, 18, 163.4, 95.58),
-                "ml-20m": (138_494, 26_745, 20_000_263, 21, 144.41, 99.46),
-                "anime": (73_515, 11_200, 7_813_737, 82, 96.51, 99.05),
-            },
-        ),
-        (
-            "SASRec, Table II",
-            ("users", "items", "average_length"),
-            {"ml-1m-sasrec": (6_040, 3_416, 163.5), "amazon-games": (31_013, 23_715, 9.3)},
-        ),
-    )
-    for name, figures in rows.items()
+    "ml-1m": ("SAIR, Table I", dict(zip(_SAIR, (6_041, 3_883, 1_000_038, 18, 163.4, 95.58), strict=True))),
+    "ml-20m": ("SAIR, Table I", dict(zip(_SAIR, (138_494, 26_745, 20_000_263, 21, 144.41, 99.46), strict=True))),
+    "anime": ("SAIR, Table I", dict(zip(_SAIR, (73_515, 11_200, 7_813_737, 82, 96.51, 99.05), strict=True))),
+    "ml-1m-sasrec": ("SASRec, Table II", dict(zip(_SASREC, (6_040, 3_416, 163.5), strict=True))),
+    "amazon-games": ("SASRec, Table II", dict(zip(_SASREC, (31_013, 23_715, 9.3), strict=True))),
 }
 """By the name of a data set: the paper and its figures, some of which do not follow from others of the same row."""
 

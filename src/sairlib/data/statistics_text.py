@@ -49,7 +49,7 @@ def _split(split: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"split {split['name']}: {split['evaluated']:,} users are evaluated",
-            f"  {split['too_few_actions']:,} users have too few actions for that: all of these train",
+            f"  {split['too_few_actions']:,} users have too few actions for that: all their actions train",
             f"  {split['single_training_action']:,} of the evaluated have a single training action: nothing to predict",
             f"  {split['longer_than_max_len']:,} users have more than max_len={split['max_len']} training actions",
         ]
