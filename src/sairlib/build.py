@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,10 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from sairlib import make, processes, stored
 from sairlib.configuration import CONFIG_PATH as CONFIG_PATH
 from sairlib.configuration import compose as compose
+from sairlib.data.dataset import Dataset
 from sairlib.data.download import locate
 from sairlib.data.filters import Filters
-from sairlib.data.prepare import prepare
+from sairlib.data.prepare import Reader, prepare
 from sairlib.data.sequences import SequenceStore
+from sairlib.data.source import Source
 from sairlib.data.split import Split
 from sairlib.errors import UserError
 from sairlib.evaluation.evaluator import Evaluator
@@ -137,8 +140,24 @@ def check_run(config: DictConfig) -> None:
     make.settings(make.only(config, known), "", RunSettings)
 
 
+class DataParts(NamedTuple):
+    """What a configuration says of the data: where it is found, how it is read, filtered and split, and cached."""
+
+    source: Source
+    reader: Reader
+    filters: Filters
+    rule: Callable[[Dataset], Split]
+    cache: Path | None
+
+
 def split(config: DictConfig) -> Split:
     """Find, read, filter and split the data set; UserError if one of these fails."""
+    parts = data_parts(config)
+    return parts.rule(prepare(parts.source, parts.reader, parts.filters, parts.cache))
+
+
+def data_parts(config: DictConfig) -> DataParts:
+    """Find the data set, and make what reads, filters and splits it; UserError if one of these fails."""
     dataset = make.group(config, "dataset")
     reader = make.reader(config, "dataset.reader")
     filters = make.settings(config, "dataset.filters", Filters)
@@ -150,7 +169,7 @@ def split(config: DictConfig) -> Split:
         source = locate(root=Path(folders.root).expanduser(), **vars(data_set))
     except (OSError, ValueError, RuntimeError) as error:  # a path that cannot be one; a home that nobody has
         raise error if isinstance(error, UserError) else UserError(f"data.root={folders.root}: {error}") from error
-    return rule(prepare(source, reader, filters, Path(folders.cache) if folders.cache else None))
+    return DataParts(source, reader, filters, rule, Path(folders.cache) if folders.cache else None)
 
 
 def model(config: DictConfig, split: Split, device: torch.device, copies: int = 1) -> Recommender:
@@ -183,9 +202,11 @@ def objective(config: DictConfig, store: SequenceStore, batch_size: int) -> Obje
 
 
 def make_evaluator(split: Split, store: SequenceStore, settings: EvaluationSettings) -> Evaluator:
-    """The evaluator, with the candidates of its sampled ranking; UserError if these do not fit into memory."""
+    """The evaluator, with the candidates of its sampled ranking; UserError if these or its lists do not fit into
+    memory."""
     n_bytes = len(split.eval_users) * settings.n_candidates * 8
     check_fits(f"evaluation.n_candidates={settings.n_candidates}", n_bytes)
+    check_fits(f"evaluation.lists={settings.lists}", len(split.test) * min(settings.lists, split.dataset.n_items) * 8)
     return Evaluator(split, store, settings)
 
 

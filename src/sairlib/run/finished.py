@@ -42,7 +42,7 @@ class Run:
 
     def test(self) -> dict[str, Any]:
         """Repeat the final evaluation: the content of ``test.json``."""
-        return report.results(self.evaluator, self.rank(), self.split, self.best_epoch)
+        return report.results(self.evaluator, self.model, self.rank(), self.split, self.best_epoch)
 
     def recommend(self, histories: Given | None = None, k: int = 10, **options: Any) -> pd.DataFrame:
         """The ``k`` best items for each history, one row for each item, best first. Options are those of ``stream``.
