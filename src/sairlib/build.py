@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,10 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from sairlib import make, processes, stored
 from sairlib.configuration import CONFIG_PATH as CONFIG_PATH
 from sairlib.configuration import compose as compose
+from sairlib.configuration import literal
+from sairlib.data.dataset import index
 from sairlib.data.download import locate
 from sairlib.data.filters import Filters
+from sairlib.data.given import locate_files
+from sairlib.data.interactions import Interactions
 from sairlib.data.prepare import prepare
 from sairlib.data.sequences import SequenceStore
+from sairlib.data.source import ACTIONS, ITEMS, Source
 from sairlib.data.split import Split
 from sairlib.errors import UserError
 from sairlib.evaluation.evaluator import Evaluator
@@ -62,13 +68,17 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a data set is found, the arguments of ``locate``."""
+    """Where a data set is found: the arguments of ``locate``, or the files that the user names."""
 
     name: str
-    archive: str
+    archive: str | None = None
     url: str | None = None
     checksum: str | None = None
     homepage: str | None = None
+    path: Any = None
+    """A path, a list of paths, or a pattern. ``archive`` is null then."""
+    items: str | None = None
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,8 @@ class Folders:
     cache: str | None
 
 
-def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Study:
-    """Assemble all objects of a run. ``command`` and ``documents`` are as in ``About``.
+def study(config: DictConfig, command: str, documents: Mapping[str, str], data: Interactions | None = None) -> Study:
+    """Assemble all objects of a run. ``command`` and ``documents`` are as in ``About``; ``data`` as in ``split``.
 
     UserError for a bad configuration or bad data. Settings are checked before the data is read.
     """
@@ -95,7 +105,7 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
         torch.set_num_threads(int(config.threads))
     if processes.rank():
         processes.wait()  # until the first has filled the cache
-    data_split = split(config)
+    data_split = split(config, data)
     if processes.rank() == 0:
         processes.wait()
     recommender = model(config, data_split, device, copies=3)  # the gradient, and a mean of it at least
@@ -131,20 +141,62 @@ def check_run(config: DictConfig) -> None:
     make.settings(make.only(config, RunSettings.__dataclass_fields__), "", RunSettings)
 
 
-def split(config: DictConfig) -> Split:
-    """Find, read, filter and split the data set; UserError if one of these fails."""
+FOR_READERS = (
+    *("columns", "separator", "header", "category_separator", "missing", "time_unit"),
+    *("files", "unrated", "order", "order_seed"),
+)
+"""Settings of data sets that their readers refer to."""
+
+
+def split(config: DictConfig, data: Interactions | None = None) -> Split:
+    """Find, read, filter and split the data set; UserError if one of these fails.
+
+    ``data`` is for a configuration that says that its data is given from Python. The paths of the user's own files
+    become absolute in ``config``, so that a run finds them from any directory.
+    """
     dataset = make.group(config, "dataset")
-    reader = make.reader(config, "dataset.reader")
     filters = make.settings(config, "dataset.filters", Filters)
-    location = make.only(dataset, (str(key) for key in dataset if key not in ("reader", "filters")))
-    data_set = make.settings(OmegaConf.create({"dataset": location}), "dataset", DataSet)
-    folders = make.settings(config, "data", Folders)
     rule = make.split_rule(config, "split")
+    if data is not None or dataset.get("from_python"):
+        return rule(index(filters.apply(_given(config, data))))
+    reader = make.reader(config, "dataset.reader")
+    place = {str(key): dataset[key] for key in dataset if key not in ("reader", "filters", *FOR_READERS)}
+    if "items" in place:
+        items = make.group(config, "dataset.items")
+        place |= {"items": items.get("path"), "beside": items.get("beside")}
+    data_set = make.settings(OmegaConf.create({"dataset": place}), "dataset", DataSet)
+    folders = make.settings(config, "data", Folders)
     try:
-        source = locate(root=Path(folders.root).expanduser(), **vars(data_set))
+        source = _source(data_set, Path(folders.root).expanduser())
     except (OSError, ValueError, RuntimeError) as error:  # a path that cannot be one; a home that nobody has
         raise error if isinstance(error, UserError) else UserError(f"data.root={folders.root}: {error}") from error
+    for setting, kind in (("dataset.path", ACTIONS), ("dataset.items.path", ITEMS)):
+        if kind in source.given:
+            paths = [literal(name) for name in source.given[kind]]
+            OmegaConf.update(config, setting, paths[0] if len(paths) == 1 else paths, merge=False)
     return rule(prepare(source, reader, filters, Path(folders.cache) if folders.cache else None))
+
+
+def _source(data_set: DataSet, root: Path) -> Source:
+    place = dict(vars(data_set))
+    path, items, beside = (place.pop(name) for name in ("path", "items", "beside"))
+    if data_set.archive is not None:
+        return locate(root=root, **place)
+    if path is None:
+        raise UserError("dataset.path is missing: give your file, such as dataset.path=my.csv (docs/data.md)")
+    return locate_files(path, items, beside, root)
+
+
+def _given(config: DictConfig, data: Interactions | None) -> Interactions:
+    """The data from Python; UserError if there is none, or if ``config`` names a data set too."""
+    if data is None:
+        raise UserError(
+            "dataset=python: this data is given from Python: sairlib.study(..., data=interactions), and for a run that"
+            " was trained on it sairlib.load(DIR, data=interactions)"
+        )
+    if not config.dataset.get("from_python"):
+        raise UserError(f"data=... was given, but the run is of the data set {config.dataset.name}; leave data out")
+    return data
 
 
 def model(config: DictConfig, split: Split, device: torch.device, copies: int = 1) -> Recommender:
@@ -189,13 +241,17 @@ def identity(config: DictConfig, split: Split) -> dict[str, str]:
 
 
 def load_run(
-    directory: Path, overrides: DictConfig | None = None, device: str = "auto", trust: Sequence[str] = ()
+    directory: Path,
+    overrides: DictConfig | None = None,
+    device: str = "auto",
+    trust: Sequence[str] = (),
+    data: Interactions | None = None,
 ) -> Run:
     """Load a run: its data, its evaluator and its best model.
 
     Values in ``overrides.data`` and ``overrides.evaluation`` that are not null replace the run's settings. Only classes
-    of sairlib and of the packages in ``trust`` are made. UserError for a directory without a run, for a run that names
-    other classes, or if the data is not what the weights were trained on.
+    of sairlib and of the packages in ``trust`` are made. ``data`` is as in ``split``. UserError for a directory
+    without a run, for a run that names other classes, or if the data is not what the weights were trained on.
     """
     config = stored.settings_of(directory, trust)
     for group in ("data", "evaluation"):
@@ -207,7 +263,7 @@ def load_run(
     target_device = runtime.choose_device(device)
     evaluation = make.settings(config, "evaluation", EvaluationSettings)
     state = checkpoint.load(directory / "best.pt", target_device)
-    data_split = split(config)
+    data_split = split(config, data)
     store = SequenceStore(data_split, config.max_len, target_device)
     best_model = model(config, data_split, target_device)
     epoch = load_weights(best_model, state, identity(config, data_split), directory / "best.pt")

@@ -129,10 +129,11 @@ def _parse(source: Source, name: str, layout: Layout, names: list[str]) -> pd.Da
     if not _first_row_fits(source, name, layout, names):
         return None
     separator = layout.separator
-    with source.open(name) as stream, warnings.catch_warnings():
+    with source.open(name) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+        stream: IO[bytes] = opened
         if separator == "::":  # the C parser needs a single character; ml-10m's file, the largest, has 265 MB
-            content = stream.read().replace(_UNIT.encode(), b"?").replace(b"::", _UNIT.encode())
+            content = opened.read().replace(_UNIT.encode(), b"?").replace(b"::", _UNIT.encode())
             stream, separator = io.BytesIO(content), _UNIT
         try:
             frame: pd.DataFrame = pd.read_csv(
@@ -224,17 +225,17 @@ def _rows(lines: TextIO, separator: str, where: str) -> Iterator[tuple[int, list
             yield line, fields
 
 
-def csv_rows(lines: TextIO, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields of all lines of a csv that are not blank.
+def csv_rows(lines: TextIO, where: str, separator: str = ",", first: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers, from ``first``, and fields of all lines of a csv that are not blank.
 
     UserError, naming the line, if a quoted field does not end on its line.
     """
-    reader = csv.reader(lines, strict=True)
-    line = 0
+    reader = csv.reader(lines, strict=True, delimiter=separator)
+    line = first - 1
     try:
         for fields in reader:
             line += 1
-            if reader.line_num != line:
+            if reader.line_num != line - first + 1:
                 raise UserError(
                     f"{where}, line {line}: a quoted field does not end on its line; is there a quote too many?"
                 )
