@@ -82,7 +82,8 @@ class TimeColumn:
         if None in found:
             row = first_bad([value is None for value in found], values)
             text = texts[values.codes[row]]
-            self._expect(is_date if _is_neither(text) else not is_date, text, place(row))
+            if (number(text) if is_date else DATE.fullmatch(text)) is not None:
+                self._expect(not is_date, text, place(row))
             raise UserError(f"{place(row)}: {self._name} is {shown(text)}; {_EXPECTED}")
         if is_date:
             parts = [DATE.fullmatch(text) for text in texts]
@@ -137,10 +138,6 @@ def _coarsest(times: AnyTimes, per_second: int) -> AnyTimes:
     while per_second > 1 and not (times % 1000).any():
         times, per_second = times // 1000, per_second // 1000
     return times
-
-
-def _is_neither(text: str) -> bool:
-    return number(text) is None and DATE.fullmatch(text) is None
 
 
 def _number(text: str) -> int | float | None:

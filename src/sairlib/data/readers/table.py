@@ -22,6 +22,7 @@ from sairlib.errors import UserError
 WHITESPACE = r"\s+"
 _DTYPES: dict[str, type[np.generic]] = {USER: np.int64, ITEM: np.int64, RATING: np.float64, TIMESTAMP: np.int64}
 _WHOLE = re.compile(r"([+-]?)0*([0-9]{1,19})(\.0*)?")  # of bounded length: int() refuses 4,300 digits
+_OPEN = "a quoted field does not end on its line; is there a quote too many?"
 _UNIT = "\x1f"  # stands for "::" in the C parser
 
 
@@ -236,13 +237,12 @@ def csv_rows(lines: TextIO, where: str, separator: str = ",", first: int = 1) ->
         for fields in reader:
             line += 1
             if reader.line_num != line - first + 1:
-                raise UserError(
-                    f"{where}, line {line}: a quoted field does not end on its line; is there a quote too many?"
-                )
+                raise UserError(f"{where}, line {line}: {_OPEN}")
             if len(fields) > 1 or (fields and not fields[0].isspace()):
                 yield line, fields
     except csv.Error as error:
-        raise UserError(f"{where}, line {line + 1}: {error}") from error
+        problem = _OPEN if "unexpected end" in str(error) else error
+        raise UserError(f"{where}, line {line + 1}: {problem}") from error
 
 
 def _number(ours: str, value: str, theirs: str, where: str, line: int) -> int | float:
