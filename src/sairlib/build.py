@@ -184,7 +184,10 @@ def _source(data_set: DataSet, root: Path) -> Source:
         return locate(root=root, **place)
     if path is None:
         raise UserError("dataset.path is missing: give your file, such as dataset.path=my.csv (docs/data.md)")
-    return locate_files(path, items, beside, root)
+    paths = [path] if isinstance(path, str) else path
+    if not isinstance(paths, list | tuple) or not all(isinstance(one, str) for one in paths):
+        raise UserError(f"dataset.path={path}: must be the path of a file, or a list of paths")
+    return locate_files(paths, items, beside, root)
 
 
 def _given(config: DictConfig, data: Interactions | None) -> Interactions:

@@ -31,7 +31,7 @@ def _unique() -> str:
 
 def _stem(path: Any) -> str:
     """The name of a data set from the path of its first file: ``logs`` for ``logs.csv.gz``."""
-    first = path if isinstance(path, str) else next(iter(path or ()), None)
+    first = next(iter(path), None) if isinstance(path, Sequence) and not isinstance(path, str) else path
     name = re.sub(r"[*?\[\]]+", "", Path(str(first)).name) if first else ""
     return Path(name.removesuffix(".gz")).stem.strip(".-_ ") or "table"
 

@@ -30,7 +30,7 @@ NAMES = {"user": "uid", "item": "sku", "time": "when", "rating": "stars", "categ
 def test_a_frame_equals_its_csv(tmp_path: Path) -> None:
     FRAME.to_csv(tmp_path / "my.csv", index=False)
     table = Table(**NAMES)  # type: ignore[arg-type]
-    from_csv = index(table.read(locate_files(str(tmp_path / "my.csv"), None, None, tmp_path)))
+    from_csv = index(table.read(locate_files([str(tmp_path / "my.csv")], None, None, tmp_path)))
     data = index(Interactions.from_pandas(FRAME, **NAMES))
     assert data.sha256() == from_csv.sha256() and data.times is not None and from_csv.times is not None
     assert data.times.tolist() == from_csv.times.tolist()

@@ -15,7 +15,7 @@ from sairlib.errors import UserError
 def test_users_items_and_attributes(tmp_path: Path) -> None:
     (tmp_path / "my.txt").write_text("ann a b  a\r\n\nbob b\tc\n")
     (tmp_path / "attributes.json").write_text('{"a": [3, "x"], "b": 3, "z": []}')
-    files = locate_files(str(tmp_path / "my.txt"), str(tmp_path / "attributes.json"), None, tmp_path)
+    files = locate_files([str(tmp_path / "my.txt")], str(tmp_path / "attributes.json"), None, tmp_path)
     data = index(Lines().read(files))
     assert data.user_ids.tolist() == ["ann", "bob"] and data.item_ids.tolist() == ["a", "b", "c"]
     assert data.items.tolist() == [1, 2, 1, 2, 3] and data.times is None

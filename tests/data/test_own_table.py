@@ -25,7 +25,7 @@ TIMED = Table("user", "item", time="when")
 
 def read(folder: Path, content: bytes | str, table: Table = TIMED, name: str = "my.csv", **items: str) -> Interactions:
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    source = locate_files(str(folder / name), items.get("items"), None, folder)
+    source = locate_files([str(folder / name)], items.get("items"), None, folder)
     return table.read(source)
 
 
@@ -172,7 +172,7 @@ def test_files_without_a_header_and_several_packed_or_not(tmp_path: Path) -> Non
     with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
         file.write("1,u1,5.0\n1,u2,5.0\n")
     table = Table(2, 1, header=False)
-    source = locate_files(str(tmp_path / "*.csv*"), None, None, tmp_path)
+    source = locate_files([str(tmp_path / "*.csv*")], None, None, tmp_path)
     assert rows(table.read(source)) == [("u1", 1, None), ("u2", 1, None), ("u2", 2, None)]
     swapped = locate_files([str(tmp_path / "b.csv"), str(tmp_path / "a.csv.gz")], None, None, tmp_path)
     assert [row[1] for row in rows(table.read(swapped))] == [2, 1, 1]
@@ -193,11 +193,11 @@ def test_recbole_s_atomic_files(tmp_path: Path) -> None:
         separator="tab",
         typed=True,
     )
-    found = table.read(locate_files(str(tmp_path / "x.inter"), None, ".item", tmp_path))
+    found = table.read(locate_files([str(tmp_path / "x.inter")], None, ".item", tmp_path))
     assert rows(found) == [("u", "07", 881250949), ("u", "8", 10**9)]
     assert found.titles[TITLE].tolist() == ['"Oh" my'] and found.categories[CATEGORY].tolist() == ["Drama", "War"]
     plain = Table("user_id", "item_id", separator="tab", typed=True)
-    notes = plain.read(locate_files(str(tmp_path / "x.inter"), None, ".item", tmp_path)).notes
+    notes = plain.read(locate_files([str(tmp_path / "x.inter")], None, ".item", tmp_path)).notes
     assert any(
         "x.item describes the items (item_id, title, class), but none of its columns is chosen" in n for n in notes
     )
@@ -241,10 +241,10 @@ def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (str(tmp_path), "a folder"),
     ):
         with pytest.raises(UserError, match=says):
-            locate_files(path, None, None, tmp_path / "root")
+            locate_files([path], None, None, tmp_path / "root")
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "moved.csv").write_text("")
-    found = locate_files("/nowhere/moved.csv", None, None, tmp_path / "root").given
+    found = locate_files(["/nowhere/moved.csv"], None, None, tmp_path / "root").given
     assert found[given_module.ACTIONS] == [str(tmp_path / "root" / "moved.csv")]
 
 
@@ -293,13 +293,13 @@ def test_parquet_equals_the_csv_of_the_same_table(tmp_path: Path) -> None:
     moments = [datetime(2024, 1, day, tzinfo=timezone.utc) for day in (3, 1, 2)]
     columns = {"user": ["b", "a", "b"], "item": [7, 8, 9], "when": moments}
     parquet.write_table(pyarrow.table(columns), tmp_path / "my.parquet")
-    found = TIMED.read(locate_files(str(tmp_path / "my.parquet"), None, None, tmp_path))
+    found = TIMED.read(locate_files([str(tmp_path / "my.parquet")], None, None, tmp_path))
     lines = "".join(f"{u},{i},{w.isoformat()}\n" for u, i, w in zip(*columns.values(), strict=True))
     same: Dataset = index(read(tmp_path, "user,item,when\n" + lines))
     assert index(found).sha256() == same.sha256() and rows(found)[1] == ("a", 8, 1704067200)
     parquet.write_table(pyarrow.table({**columns, "item": [7, None, 9]}), tmp_path / "my.parquet")
     with pytest.raises(UserError, match=r"my\.parquet, row 2: no item"):
-        TIMED.read(locate_files(str(tmp_path / "my.parquet"), None, None, tmp_path))
+        TIMED.read(locate_files([str(tmp_path / "my.parquet")], None, None, tmp_path))
     (tmp_path / "my.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"my\.parquet: not a complete parquet file"):
-        TIMED.read(locate_files(str(tmp_path / "my.parquet"), None, None, tmp_path))
+        TIMED.read(locate_files([str(tmp_path / "my.parquet")], None, None, tmp_path))

@@ -7,10 +7,8 @@ from pathlib import Path
 from sairlib.data.source import ACTIONS, ITEMS, Source, one_line
 from sairlib.errors import UserError
 
-Given = str | Sequence[str]
 
-
-def locate_files(path: Given, items: str | None, beside: str | None, root: Path) -> Source:
+def locate_files(paths: Sequence[str], items: str | None, beside: str | None, root: Path) -> Source:
     """The source of these files, in this order; those that match a pattern by name.
 
     ``items``: the file that describes the items. Without it, one beside the first file that has its name but the ending
@@ -19,10 +17,9 @@ def locate_files(path: Given, items: str | None, beside: str | None, root: Path)
 
     UserError for a file that is missing or a folder, and for a pattern that nothing matches.
     """
-    patterns = [path] if isinstance(path, str) else list(path)
-    if not patterns:
+    if not paths:
         raise UserError("dataset.path=[]: give one file at least")
-    actions = [file for pattern in patterns for file in _files(pattern, root, "dataset.path")]
+    actions = [file for pattern in paths for file in _files(pattern, root, "dataset.path")]
     if items is None and beside is not None and actions[0].with_suffix(beside).is_file():
         items = str(actions[0].with_suffix(beside))
     given = {ACTIONS: actions}
@@ -32,7 +29,7 @@ def locate_files(path: Given, items: str | None, beside: str | None, root: Path)
 
 
 def _files(pattern: str, root: Path, setting: str) -> list[Path]:
-    if not isinstance(pattern, str) or not pattern or "\0" in pattern:
+    if not pattern or "\0" in pattern:
         raise UserError(f"{setting}={pattern!r}: give the path of a file")
     for place in (Path(pattern).expanduser(), root / Path(pattern).name):
         if place.is_dir():
