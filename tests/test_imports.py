@@ -21,7 +21,7 @@ LAYERS = [
     {"training"},
     {"run"},
     {"make", "exporting"},
-    {"stored"},
+    {"stored", "build_data"},
     {"build"},
     {"resuming"},
     {"resume", "grid"},
@@ -32,7 +32,7 @@ LAYERS = [
 """Rooms import from their own folder and from lower layers, never sideways or up. A new module is placed here."""
 
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
-KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "grid", "job"} | COMMANDS
+KNOW_HYDRA = {"configuration", "make", "stored", "build", "build_data", "resuming", "grid", "job"} | COMMANDS
 PURE = {
     "nn": {"errors", "batch", "processes"},
     "models": {"errors", "batch", "nn"},
