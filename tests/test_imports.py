@@ -19,18 +19,18 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"run"},
-    {"make"},
+    {"make", "serving"},
     {"stored"},
     {"build"},
     {"resuming"},
     {"resume", "grid"},
     {"job"},
-    {"train", "evaluate", "__init__"},
+    {"train", "evaluate", "serve", "__init__"},
 ]
 """Rooms import from their own folder and from lower layers, never sideways or up. A new module is placed here."""
 
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
-KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "grid", "job", "train", "evaluate"}
+KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "grid", "job", "train", "evaluate", "serve"}
 PURE = {
     "nn": {"errors", "batch", "processes"},
     "models": {"errors", "batch", "nn"},
@@ -144,6 +144,7 @@ finally:
         ),
         ("resume", ["-h"], ["hydra"], ["sairlib-resume", "trust="]),
         ("evaluate", ["--help"], ["hydra"], ["sairlib-evaluate", "trust=", "evaluation.n_candidates"]),
+        ("serve", ["--help"], ["hydra", "uvicorn"], ["sairlib-serve", "trust=", "port"]),
         ("train", ["--cfg", "job", "model=sasrec"], [], ["sairlib.models.sasrec.SASRec", "run_dir: outputs/"]),
         ("evaluate", ["--cfg", "job"], [], ["n_candidates: null"]),
     ],
