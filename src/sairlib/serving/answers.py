@@ -119,17 +119,10 @@ class Answers:
         for rows, histories in self._batches(questions):
             left_out_BX = self._left_out([questions[row] for row in rows])
             states = self.ranked.states(histories)
-            for at in _alike([questions[row].allowed_C for row in rows]):
-                asked = [questions[rows[place]] for place in at]
-                k = max(one.question.k for one in asked)
-                best = top(
-                    self.run.model.head,
-                    map_state(itemgetter(at), states),
-                    self.data.n_items,
-                    k,
-                    left_out_BX[at],
-                    self._tensor(asked[0].allowed_C),
-                )
+            for at in _alike([questions[row] for row in rows]):
+                first = questions[rows[at[0]]]
+                state, allowed_C = map_state(itemgetter(at), states), self._tensor(first.allowed_C)
+                best = top(self.run.model.head, state, self.data.n_items, first.question.k, left_out_BX[at], allowed_C)
                 for place, items_K, scores_K in zip(at, best.items_BK.tolist(), best.scores_BK.tolist(), strict=True):
                     items_BK[rows[place]], scores_BK[rows[place]] = items_K, scores_K
         for row, one in enumerate(questions):
@@ -159,7 +152,6 @@ class Answers:
 
     def _told(self, asked: Prepared, items_K: list[int], scores_K: list[float]) -> Answer:
         pairs = [(item, score) for item, score in zip(items_K, scores_K, strict=True) if item != PAD]
-        pairs = pairs[: asked.question.k]
         listed = [
             {"rank": rank, **self._item(item), "score": round(score, 6)} for rank, (item, score) in enumerate(pairs, 1)
         ]
@@ -203,11 +195,11 @@ def _numbers(ids: list[Id], first: int) -> dict[str, int]:
     return {str(one): number for number, one in enumerate(ids, first)}
 
 
-def _alike(allowed: list[Ints | None]) -> list[list[int]]:
-    """The places of questions that choose among the same items: of one array, not of equal ones."""
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, one in enumerate(allowed):
-        places[id(one)].append(place)
+def _alike(questions: Sequence[Prepared]) -> list[list[int]]:
+    """The places of questions with the same k and the same array (not an equal one) of items to choose among."""
+    places: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for place, one in enumerate(questions):
+        places[one.question.k, id(one.allowed_C)].append(place)
     return list(places.values())
 
 
