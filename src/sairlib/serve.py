@@ -69,10 +69,9 @@ def serve(config: "DictConfig") -> None:
         torch.set_num_threads(settings.threads)
         answers = Answers(build.load_run(Path(settings.run), config, settings.device, settings.trust))
         answers.answer([answers.prepare(Question(history=tuple(answers.ids[:1])))])  # the first pass is slow
-        app = App(answers)
         server = uvicorn.Server(
             uvicorn.Config(
-                app,
+                App(answers),
                 lifespan="off",
                 ws="none",
                 log_config=None,
@@ -82,7 +81,6 @@ def serve(config: "DictConfig") -> None:
             )
         )
         _until_a_signal(server, listener)
-        app.together.close()
     print("stopped", flush=True)
 
 
