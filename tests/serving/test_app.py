@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,6 +85,8 @@ def test_the_interests_behind_a_list(titles: bool) -> None:
     _, long = ask(app_of("sair", titles), "/recommend?user=7&interests=true")
     assert len(long["interests"]["steps"]) == len(long["interests"]["after"]) == 6  # the model's max_len
     assert ask(app_of("sair", titles), "/recommend", {"history": [], "interests": True})[1]["interests"] is None
+    _, nothing = ask(app_of("sair", titles), "/recommend?user=9&interests=true")  # who had everything
+    assert nothing["items"] == [] and len(nothing["interests"]["kept"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,15 @@ def test_items_are_found_by_words_of_titles_and_by_ids() -> None:
     assert found("part+z%0Athe") == found("part+z")
     assert ask(app, "/items?query=onerror")[1] == {"items": [{"item": 7, "title": HOSTILE}]}
     assert ask(app_of("sasrec", False), "/items?query=SKU-21&limit=5")[1] == {"items": [{"item": "sku-21"}]}
+
+
+def test_ids_that_a_browser_would_round_are_text() -> None:
+    run = run_of("sasrec")
+    data = replace(run.split.dataset, item_ids=run.split.dataset.item_ids + 2**60 + 1)
+    app = App(Answers(replace(run, split=replace(run.split, dataset=data))))
+    for history in ([str(2**60 + 4)], [2**60 + 4]):
+        _, answer = ask(app, "/recommend", {"history": history})
+        assert answer["unknown"] == 0 and {type(one["item"]) for one in answer["items"]} == {str}
 
 
 def test_the_description_names_every_route_and_what_it_takes() -> None:

@@ -42,7 +42,7 @@ class Answers:
         self.run = run
         self.data = data = run.split.dataset
         self.ranked = Recommendations(data, run.store, run.model, run.evaluator.settings.batch_size)
-        self.ids: list[Id] = data.item_ids.tolist()
+        self.ids: list[Id] = [_exact(one) for one in data.item_ids.tolist()]
         self.titles = None if data.titles_M is None else data.titles_M.tolist()
         self._users = _numbers(data.user_ids.tolist(), first=0)
         self._items = _numbers(self.ids, first=1)
@@ -167,7 +167,7 @@ class Answers:
         explained = self.run.model.explain(_histories([asked]).take(np.arange(1), max_len, device))
         assert explained is not None
         kept_K = explained.kept_BK[0].tolist()
-        items = torch.tensor([items_C], device=device)
+        items = torch.tensor([items_C], dtype=torch.int64, device=device)  # there may be none
         added_KC = [self.run.model.head.score(part_BD, items)[0] for part_BD in explained.parts_BKD.unbind(1)]
         for one, added_K in zip(listed, torch.stack(added_KC, 1).tolist(), strict=True):
             one["interests"] = [
@@ -188,6 +188,11 @@ class Answers:
         if self.titles is None:
             return {"item": self.ids[item - 1]}
         return {"item": self.ids[item - 1], "title": self.titles[item]}
+
+
+def _exact(one: Id) -> Id:
+    """An id as text if it is a number that JavaScript would round."""
+    return one if isinstance(one, str) or abs(one) < 2**53 else str(one)
 
 
 def _numbers(ids: list[Id], first: int) -> dict[str, int]:
