@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "sairlib"
 
-COMMANDS = {"train", "evaluate", "report", "export", "describe"}
+COMMANDS = {"train", "evaluate", "report", "export", "describe", "serve"}
 LAYERS = [
     {"errors", "batch", "processes"},
     {"files", "commands"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"run"},
-    {"make", "exporting"},
+    {"make", "exporting", "serving"},
     {"stored", "build_data"},
     {"build"},
     {"resuming"},
@@ -150,6 +150,7 @@ finally:
         ("evaluate", ["--help"], ["hydra"], ["sairlib-evaluate", "trust=", "evaluation.n_candidates"]),
         ("export", ["--help"], ["hydra"], ["sairlib-export", "format=torch", "trust="]),
         ("describe", ["--help"], ["hydra"], ["sairlib-data", "picture", "ml-latest-small", "leave-one-out"]),
+        ("serve", ["--help"], ["hydra", "uvicorn"], ["sairlib-serve", "trust=", "port"]),
         ("train", ["--cfg", "job", "model=sasrec"], [], ["sairlib.models.sasrec.SASRec", "run_dir: outputs/"]),
         ("evaluate", ["--cfg", "job"], [], ["n_candidates: null"]),
     ],
