@@ -25,12 +25,12 @@ LAYERS = [
     {"resuming"},
     {"resume", "grid"},
     {"job"},
-    {"train", "evaluate", "__init__"},
+    {"train", "evaluate", "recommend", "__init__"},
 ]
 """Rooms import from their own folder and from lower layers, never sideways or up. A new module is placed here."""
 
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
-KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "grid", "job", "train", "evaluate"}
+KNOW_HYDRA = {"configuration", "make", "stored", "build", "resuming", "grid", "job", "train", "evaluate", "recommend"}
 PURE = {
     "nn": {"errors", "batch", "processes"},
     "models": {"errors", "batch", "nn"},
@@ -146,6 +146,7 @@ finally:
         ("evaluate", ["--help"], ["hydra"], ["sairlib-evaluate", "trust=", "evaluation.n_candidates"]),
         ("train", ["--cfg", "job", "model=sasrec"], [], ["sairlib.models.sasrec.SASRec", "run_dir: outputs/"]),
         ("evaluate", ["--cfg", "job"], [], ["n_candidates: null"]),
+        ("recommend", ["--help"], ["hydra"], ["sairlib-recommend", "history=-", "users=all"]),
     ],
 )
 def test_help_and_the_configuration_are_shown_without_torch(

@@ -3,6 +3,7 @@
 from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +13,9 @@ from sairlib.models.recommender import Head
 
 SCORES_AT_ONCE = 2**23
 """How many scores are held at once: 32 MB in fp32, for any number of histories and items."""
-ROWS, COLUMNS = 512, 2048
+ROWS, COLUMNS = 256, 8192
 """Scores of a tile on a CPU: so few that they are still in its cache when they are looked at."""
-GROUP = 16
+GROUP = 8
 """How many scores of a tile stand together for the first look."""
 
 
@@ -42,10 +43,13 @@ def top(
     ascending and without duplicates; None: among all. NonFiniteError if a score is NaN or inf.
     """
     device = as_rows(states)[0].device
-    items_C = torch.arange(1, n_items + 1, device=device) if allowed_C is None else allowed_C
     if isinstance(left_out, Tensor):
         rows_X, at_X = left_out.nonzero(as_tuple=True)  # PAD is 0
         left_out = LeftOut(rows_X, left_out[rows_X, at_X])
+    if allowed_C is None:
+        items_C, left_out = torch.arange(1, n_items + 1, device=device), LeftOut(left_out.rows_X, left_out.items_X - 1)
+    else:
+        items_C, left_out = allowed_C, _columns(left_out, allowed_C)
     at_once = ROWS if device.type == "cpu" else SCORES_AT_ONCE // COLUMNS
     starts = range(0, len(as_rows(states)[0]), at_once)
     ends = torch.searchsorted(left_out.rows_X, torch.tensor([*starts, 2**62], device=device)).tolist()
@@ -53,7 +57,7 @@ def top(
     for number, start in enumerate(starts):
         own = slice(ends[number], ends[number + 1])
         rows = map_state(itemgetter(slice(start, start + at_once)), states)
-        pieces.append(_top(head, rows, k, LeftOut(left_out.rows_X[own] - start, left_out.items_X[own]), items_C))
+        pieces.append(_top(head, rows, k, left_out.rows_X[own] - start, left_out.items_X[own], items_C))
     return Top(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
 
 
@@ -64,35 +68,36 @@ def top_counts(counts_M: Tensor, k: int, allowed_C: Tensor | None = None) -> Top
     return Top(items_C[at_K][None], counts_K[None])
 
 
-def _top(head: Head, states: State, k: int, left_out: LeftOut, items_C: Tensor) -> Top:
+def _columns(left_out: LeftOut, items_C: Tensor) -> LeftOut:
+    """The same pairs with the places of their items in ``items_C``, without those that are not there."""
+    columns_X = torch.searchsorted(items_C, left_out.items_X).clamp_(max=len(items_C) - 1)
+    there_X = items_C[columns_X] == left_out.items_X
+    return LeftOut(left_out.rows_X[there_X], columns_X[there_X])
+
+
+def _top(head: Head, states: State, k: int, rows_X: Tensor, columns_X: Tensor, items_C: Tensor) -> Top:
     """Tile by tile: scores, and the best of these and of the tiles before."""
     n_rows, k = len(as_rows(states)[0]), min(k, len(items_C))
     starts = range(0, len(items_C), COLUMNS)
-    rows_X, columns_X, ends = _by_column(left_out, items_C, [*starts, len(items_C)])
+    keys_X = columns_X * n_rows + rows_X
+    # On a CPU, numpy's sort takes a tenth of the time of torch's.
+    keys_X = torch.from_numpy(np.sort(keys_X.numpy())) if keys_X.device.type == "cpu" else keys_X.sort().values
+    edges = torch.tensor([*starts, len(items_C)], device=items_C.device)
+    ends = torch.searchsorted(keys_X, edges * n_rows).tolist()
     best = Top(items_C.new_full((n_rows, k), PAD), torch.full((n_rows, k), -torch.inf, device=items_C.device))
     for number, start in enumerate(starts):
         tile_C = items_C[start : start + COLUMNS]
         scores_BC = head.score_shared(states, tile_C).float().contiguous()
         if not torch.isfinite(scores_BC.sum(1)).all():  # a sum is finite iff all its terms are, but for overflow
             raise NonFiniteError("the model gives NaN or inf as a score")
-        own = slice(ends[number], ends[number + 1])
-        scores_BC.view(-1).index_fill_(0, rows_X[own] * len(tile_C) + columns_X[own] - start, -torch.inf)
+        own_X = keys_X[ends[number] : ends[number + 1]]
+        scores_BC.view(-1).index_fill_(0, own_X % n_rows * len(tile_C) + own_X // n_rows - start, -torch.inf)
         found = _best(scores_BC, k)
-        joined = Top(
-            torch.cat([best.items_BK, tile_C[found.items_BK]], 1), torch.cat([best.scores_BK, found.scores_BK], 1)
-        )
-        scores_BK, at_BK = joined.scores_BK.topk(k)
-        best = Top(joined.items_BK.gather(1, at_BK), scores_BK)
+        scores_BK = torch.cat([best.scores_BK, found.scores_BK], 1)
+        items_BK = torch.cat([best.items_BK, tile_C[found.items_BK]], 1)
+        scores_BK, at_BK = scores_BK.topk(k)
+        best = Top(items_BK.gather(1, at_BK), scores_BK)
     return Top(best.items_BK.where(best.scores_BK > -torch.inf, PAD), best.scores_BK)
-
-
-def _by_column(left_out: LeftOut, items_C: Tensor, edges: list[int]) -> tuple[Tensor, Tensor, list[int]]:
-    """Rows and columns of the pairs whose items are in ``items_C``, by column, and how many stand before each edge."""
-    columns_X = torch.searchsorted(items_C, left_out.items_X).clamp_(max=len(items_C) - 1)
-    chosen_X = items_C[columns_X] == left_out.items_X
-    columns_X, order = columns_X[chosen_X].sort()
-    ends: list[int] = torch.searchsorted(columns_X, torch.tensor(edges, device=items_C.device)).tolist()
-    return left_out.rows_X[chosen_X][order], columns_X, ends
 
 
 def _best(scores_BC: Tensor, k: int) -> Top:

@@ -130,7 +130,7 @@ def _of_frame(data: Dataset, frame: pd.DataFrame) -> Histories:
     if times.dtype.kind not in "iuf" or not np.isfinite(times).all():
         raise UserError(f"histories: column {TIMESTAMP} must hold numbers")
     order = np.lexsort((times, people))
-    known_times = None if data.times is None else times[order].astype(data.times.dtype)
+    known_times: Any = None if data.times is None else times[order].astype(data.times.dtype)
     return _known_only(as_ids(names), data.item_numbers(items[order]), lengths, known_times)
 
 

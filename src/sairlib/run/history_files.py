@@ -129,7 +129,7 @@ def _of_csv(where: str, lines: Sequence[str]) -> pd.DataFrame:
         raise UserError(f"{where}: line {rows.line_num}: {one_line(error)}") from error
     if not columns[ITEM]:
         raise UserError(f"{where}: no action in it, only a header")
-    frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+    frame: pd.DataFrame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
     if USER in frame:
         frame[USER] = pd.Series(_integers(columns[USER]), dtype=object)
     if TIMESTAMP in frame:
@@ -147,7 +147,8 @@ def _times(where: str, texts: Sequence[str]) -> "pd.Series[Any]":
     if dates.isna().any():
         bad = texts[int(dates.isna().argmax())]
         raise UserError(f"{where}: {TIMESTAMP} {bad!r} is neither a number nor an ISO date, as all the others must be")
-    return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    seconds: pd.Series[Any] = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    return seconds
 
 
 def _integers(people: Sequence[object]) -> list[object]:

@@ -65,7 +65,7 @@ def _write_parquet(file: IO[bytes], frames: Iterable[pd.DataFrame]) -> None:
     try:
         for frame in frames:
             if writer is None:
-                schema = arrow.schema([(name, _type(arrow, frame, name)) for name in frame])
+                schema = arrow.schema([(name, _type(arrow, frame, name)) for name in map(str, frame)])
                 writer = parquet.ParquetWriter(file, schema)
             writer.write_table(arrow.Table.from_pandas(frame, schema=schema, preserve_index=False))
     finally:
@@ -110,6 +110,16 @@ def table(frame: pd.DataFrame) -> str:
         width = max(map(len, [name, *texts]))
         cells.append([justify(text, width) for text in [name, *texts]])
     return "\n".join("  ".join(row).rstrip() for row in zip(*cells, strict=True))
+
+
+def favours(leanings: pd.DataFrame) -> str:
+    """What ``Run.leanings`` says of one person, a line for each interest."""
+    lines = ["of the 50 items to which an interest adds most (in brackets: of all items):"]
+    for interest, own in leanings.groupby("interest", sort=False):
+        of_categories = zip(own["category"], own["share"], own["share_of_all"], strict=True)
+        named = (f"{_shown(name)} {share:.0%} ({of_all:.0%})" for name, share, of_all in of_categories)
+        lines.append(f"interest {interest}: {', '.join(named)}")
+    return "\n".join(lines)
 
 
 def _shown(value: object) -> str:

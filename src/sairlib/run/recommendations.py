@@ -24,6 +24,9 @@ BYS = np.array(["model", "popularity"], object)
 PEOPLE_AT_ONCE = 8192
 """How many people's recommendations make one frame of a stream; histories of similar length are ranked together."""
 
+STEPS_AT_ONCE = 8192
+"""How many steps of histories a CPU encodes at once: what a layer gives is then still in its cache for the next."""
+
 
 class Asked(NamedTuple):
     """What is asked for. ``allowed_C``: choose among these items (numbers, ascending); None: among all."""
@@ -96,7 +99,7 @@ class Recommendations:
         order = np.argsort(histories.lengths[rows_B], kind="stable")  # those of similar length together
         rows_B = rows_B[order]
         states = self._states(histories, rows_B)
-        rows_X, items_X = histories.pairs(rows_B[:len(rows_B) if asked.exclude_seen else 0])
+        rows_X, items_X = histories.pairs(rows_B[: len(rows_B) if asked.exclude_seen else 0])
         left_out = LeftOut(*self._tensors(rows_X, items_X))
         ranked = top(self.model.head, states, self.model.n_items, asked.k, left_out, self._allowed(asked))
         back = np.argsort(order)
@@ -165,12 +168,19 @@ class Recommendations:
         return self._states(histories, np.arange(len(histories)))
 
     def _states(self, histories: Histories, rows_B: NDArray[np.intp]) -> State:
-        pieces = [
-            self._newest(self._history(histories, rows_B[start : start + self.batch_size]))
-            for start in range(0, len(rows_B), self.batch_size)
-        ]
+        pieces = [self._newest(self._history(histories, own_B)) for own_B in self._batches(histories, rows_B)]
         joined = tuple(torch.cat(parts) for parts in zip(*map(as_rows, pieces), strict=True))
         return like(pieces[0], joined)
+
+    def _batches(self, histories: Histories, rows_B: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+        """Rows to encode together: ``batch_size``, on a CPU fewer, of long histories."""
+        steps_B = np.clip(histories.lengths[rows_B], 1, self.store.max_len)
+        on_cpu, start = self.store.device.type == "cpu", 0
+        while start < len(rows_B):
+            longest = int(steps_B[start : start + self.batch_size].max())
+            size = min(self.batch_size, max(1, STEPS_AT_ONCE // longest)) if on_cpu else self.batch_size
+            yield rows_B[start : start + size]
+            start += size
 
     @torch.no_grad()
     def score(self, histories: Histories, items_C: Ints) -> Tensor:
