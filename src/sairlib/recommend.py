@@ -10,9 +10,9 @@ Examples:
 
 Settings: user (an id, or a list of them), users=all, history (a file; -: standard input), history_format (items, lines,
 csv, jsonl; auto tells them apart), k, exclude_seen, candidates (a file of ids, one a line), filter=category:NAME,
-interests (auto, true, false), out (a file that ends in .csv, .jsonl or .parquet), format (of out, or of what is
-printed: csv, jsonl, table), batch_size, device, data.root, data.cache, trust. The result goes to standard output, or to
-``out``; what else there is to say, to standard error.
+explain (which interests spoke: auto, true, false), out (a file that ends in .csv, .jsonl or .parquet), format (of out,
+or of what is printed: csv, jsonl, table), batch_size, device, data.root, data.cache, trust. The result goes to standard
+output, or to ``out``; what else there is to say, to standard error.
 """
 
 import sys
@@ -49,7 +49,7 @@ class RecommendSettings:
     exclude_seen: bool
     candidates: str | None
     filter: str | None
-    interests: str
+    explain: str
     out: str | None
     format: str
     batch_size: int | None
@@ -65,8 +65,8 @@ class RecommendSettings:
             raise UserError(f"users={self.users}: only users=all; give ids by user=ID or user=[ID,ID]")
         if self.k < 1:
             raise UserError(f"k={self.k}: must be 1 or more")
-        if self.interests.lower() not in ("auto", "true", "false"):
-            raise UserError(f"interests={self.interests}: choose one of auto, true, false")
+        if self.explain.lower() not in ("auto", "true", "false"):
+            raise UserError(f"explain={self.explain}: choose one of auto, true, false")
         if self.filter is not None and not self.filter.startswith(CATEGORY):
             raise UserError(f"filter={self.filter}: give filter=category:NAME")
         if self.history == "-" == self.candidates:
@@ -121,7 +121,7 @@ def recommend(config: "DictConfig") -> None:
     as_tables = settings.out is None and format in ("auto", "table")
     if as_tables and len(people) > MOST_TABLES:
         raise UserError(f"{len(people):,} people are too many for tables: give out=FILE, or format=csv")
-    wanted = settings.interests.lower()
+    wanted = settings.explain.lower()
     category = None if settings.filter is None else settings.filter.removeprefix(CATEGORY)
     frames = run.stream(
         people,

@@ -124,8 +124,8 @@ class Run:
     def leanings(self, histories: Given | None = None, users: Users | None = None) -> pd.DataFrame:
         """Which categories the interests of SAIR favour that speak for a person, at most two for each interest.
 
-        Columns: ``user``, ``interest``, ``category``, ``share`` of the category among the 50 items to which the
-        interest adds most, and ``share_of_all`` items. No rows if the data has no categories.
+        Columns: ``user``, ``interest``, ``category``, ``share`` of the category among the items to which the
+        interest adds most (50, at most a tenth of all), and ``share_of_all`` items. No rows without categories.
 
         UserError as in ``stream``, and for a model without interests.
         """

@@ -114,7 +114,7 @@ def table(frame: pd.DataFrame) -> str:
 
 def favours(leanings: pd.DataFrame) -> str:
     """What ``Run.leanings`` says of one person, a line for each interest."""
-    lines = ["of the 50 items to which an interest adds most (in brackets: of all items):"]
+    lines = ["of the items to which an interest adds most (in brackets: of all items):"]
     for interest, own in leanings.groupby("interest", sort=False):
         of_categories = zip(own["category"], own["share"], own["share_of_all"], strict=True)
         named = (f"{_shown(name)} {share:.0%} ({of_all:.0%})" for name, share, of_all in of_categories)

@@ -24,6 +24,7 @@ BYS = np.array(["model", "popularity"], object)
 PEOPLE_AT_ONCE = 8192
 """How many people's recommendations make one frame of a stream; histories of similar length are ranked together."""
 
+FAVOURED = 50
 STEPS_AT_ONCE = 8192
 """How many steps of histories a CPU encodes at once: what a layer gives is then still in its cache for the next."""
 
@@ -127,21 +128,21 @@ class Recommendations:
         assert explained is not None
         return explained.kept_BK, explained.parts_BKD
 
-    def leanings(self, histories: Histories, row: int, n: int = 50) -> list[tuple[int, list[tuple[str, float, float]]]]:
+    def leanings(self, histories: Histories, row: int) -> list[tuple[int, list[tuple[str, float, float]]]]:
         """For each interest that speaks for one person: the two categories which it favours most.
 
-        Of the ``n`` items to which the interest adds most, each category's share is compared with its share of all
-        items: (its name, the former, the latter), those that are much more frequent first. Empty without categories.
+        Of the items to which the interest adds most (``FAVOURED``, at most a tenth of all), each category's share is
+        compared with its share of all items: (its name, the former, the latter). Empty without categories.
         """
         table = self.data.item_categories
         if not self.data.n_categories:
             return []
         kept_BK, parts_BKD = self._parts(histories, np.array([row]))
-        everywhere = self._shares(table[1:])
+        n_best, everywhere = max(1, min(FAVOURED, self.model.n_items // 10)), self._shares(table[1:])
         leanings = []
         for interest, part_BD in zip(kept_BK[0].tolist(), parts_BKD.unbind(1), strict=True):
             nothing = torch.zeros((1, 0), dtype=torch.long, device=self.store.device)
-            best = top(self.model.head, part_BD, self.model.n_items, n, nothing).items_BK[0].cpu().numpy()
+            best = top(self.model.head, part_BD, self.model.n_items, n_best, nothing).items_BK[0].cpu().numpy()
             shares = self._shares(table[best])
             more = [t for t in np.argsort(everywhere - shares, kind="stable")[:2] if shares[t] > everywhere[t]]
             named = [(self.data.category_names[t], float(shares[t]), float(everywhere[t])) for t in more]
