@@ -155,13 +155,11 @@ class _Counted:
     def __iter__(self) -> "Iterator[pd.DataFrame]":
         from tqdm import tqdm
 
-        from sairlib.run.recommendations import PEOPLE_AT_ONCE
-
         with tqdm(total=self.n_people, unit=" people", disable=None, leave=False) as bar:
             for frame in self.frames:
                 self.n_full += int((frame["rank"] == self.k).sum())
                 yield frame
-                bar.update(min(PEOPLE_AT_ONCE, self.n_people - bar.n))
+                bar.update(int((frame["rank"] == 1).sum()))
 
     def say_short(self) -> None:
         short = self.n_people - self.n_full

@@ -51,7 +51,7 @@ def top(
     else:
         items_C, left_out = allowed_C, _columns(left_out, allowed_C)
     at_once = ROWS if device.type == "cpu" else SCORES_AT_ONCE // COLUMNS
-    starts = range(0, len(as_rows(states)[0]), at_once)
+    starts = range(0, max(1, len(as_rows(states)[0])), at_once)
     ends = torch.searchsorted(left_out.rows_X, torch.tensor([*starts, 2**62], device=device)).tolist()
     pieces = []
     for number, start in enumerate(starts):

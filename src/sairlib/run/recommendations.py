@@ -21,8 +21,8 @@ from sairlib.run.histories import Histories
 
 RANK, SCORE, BY, INTERESTS = "rank", "score", "by", "interests"
 BYS = np.array(["model", "popularity"], object)
-PEOPLE_AT_ONCE = 8192
-"""How many people's recommendations make one frame of a stream; histories of similar length are ranked together."""
+PEOPLE_AT_ONCE, ROWS_AT_ONCE = 8192, 2**20
+"""Of people and rows, how many make one frame of a stream, at most; histories of similar length are ranked together."""
 
 FAVOURED = 50
 STEPS_AT_ONCE = 8192
@@ -59,7 +59,8 @@ class Recommendations:
         if asked.interests and not self.has_interests:
             raise UserError(f"{type(self.model).__name__} has no interests: interests=true is for SAIR's models")
         k = min(asked.k, self.data.n_items if asked.allowed_C is None else len(asked.allowed_C))
-        return (self._frame(histories, rows_B, asked._replace(k=k)) for rows_B in histories.chunks(PEOPLE_AT_ONCE))
+        at_once = max(1, min(PEOPLE_AT_ONCE, ROWS_AT_ONCE // k))
+        return (self._frame(histories, rows_B, asked._replace(k=k)) for rows_B in histories.chunks(at_once))
 
     @property
     def has_interests(self) -> bool:
