@@ -170,7 +170,7 @@ class _Counted:
 def _print_tables(run: "Run", people: "Histories", frames: "Iterable[pd.DataFrame]") -> None:
     import pandas as pd
 
-    from sairlib.run.list_files import favours, table
+    from sairlib.run.list_files import favours, shown, table
 
     frame = pd.concat(list(frames), ignore_index=True)
     lists = dict(iter(frame.groupby("user", sort=False)))
@@ -178,7 +178,7 @@ def _print_tables(run: "Run", people: "Histories", frames: "Iterable[pd.DataFram
     for row, person in enumerate(people.ids):
         n = int(people.lengths[row])
         by = f"after {n:,} action{'s' * (n != 1)}" if n else "the most popular items"
-        print(f"{'' if row == 0 else chr(10)}user {person}, {by}:")
+        print(f"{'' if row == 0 else chr(10)}user {shown(person)}, {by}:")
         print(table(lists[person]) if person in lists else "no item is left")
         if person in leanings and person in lists and n:
             print(favours(leanings[person]))

@@ -80,7 +80,7 @@ def _top(head: Head, states: State, k: int, rows_X: Tensor, columns_X: Tensor, i
     n_rows, k = len(as_rows(states)[0]), min(k, len(items_C))
     starts = range(0, len(items_C), COLUMNS)
     keys_X = columns_X * n_rows + rows_X
-    # On a CPU, numpy's sort takes a tenth of the time of torch's.
+    # On a CPU, numpy's sort is much faster than torch's.
     keys_X = torch.from_numpy(np.sort(keys_X.numpy())) if keys_X.device.type == "cpu" else keys_X.sort().values
     edges = torch.tensor([*starts, len(items_C)], device=items_C.device)
     ends = torch.searchsorted(keys_X, edges * n_rows).tolist()
@@ -104,7 +104,7 @@ def _best(scores_BC: Tensor, k: int) -> Top:
     """The best columns of each row, in any order, and their scores.
 
     The scores are cut into groups. The k best are in the k groups with the highest maxima, so only these are sorted:
-    on a CPU a fifth of the time of sorting all.
+    on a CPU about a third of the time of ``topk`` over all.
     """
     n_rows, n_columns = scores_BC.shape
     n_groups = n_columns // GROUP

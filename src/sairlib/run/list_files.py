@@ -99,10 +99,10 @@ def table(frame: pd.DataFrame) -> str:
     columns: dict[str, tuple[Callable[[str, int], str], list[str]]] = {
         RANK: (str.rjust, [str(rank) for rank in frame[RANK]]),
         SCORE: (str.rjust, scores),
-        ITEM: (str.rjust if frame[ITEM].dtype.kind == "i" else str.ljust, [_shown(item) for item in frame[ITEM]]),
+        ITEM: (str.rjust if frame[ITEM].dtype.kind == "i" else str.ljust, [shown(item) for item in frame[ITEM]]),
     }
     if TITLE in frame:
-        columns[TITLE] = (str.ljust, [_shown(title) for title in frame[TITLE]])
+        columns[TITLE] = (str.ljust, [shown(title) for title in frame[TITLE]])
     if INTERESTS in frame and frame[INTERESTS].notna().any():
         columns[INTERESTS] = (str.ljust, list(frame[INTERESTS]))
     cells = []
@@ -117,11 +117,12 @@ def favours(leanings: pd.DataFrame) -> str:
     lines = ["of the items to which an interest adds most (in brackets: of all items):"]
     for interest, own in leanings.groupby("interest", sort=False):
         of_categories = zip(own["category"], own["share"], own["share_of_all"], strict=True)
-        named = (f"{_shown(name)} {share:.0%} ({of_all:.0%})" for name, share, of_all in of_categories)
+        named = (f"{shown(name)} {share:.0%} ({of_all:.0%})" for name, share, of_all in of_categories)
         lines.append(f"interest {interest}: {', '.join(named)}")
     return "\n".join(lines)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value in one line of printable characters, cut if it is long."""
     text = "".join(letter if letter.isprintable() else "?" for letter in str(value))
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
