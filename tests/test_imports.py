@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "sairlib"
 
-COMMANDS = {"train", "evaluate", "report", "export", "describe", "serve"}
+COMMANDS = {"train", "evaluate", "report", "export", "describe", "recommend", "serve"}
 LAYERS = [
     {"errors", "batch", "processes"},
     {"files", "commands"},
@@ -153,6 +153,7 @@ finally:
         ("serve", ["--help"], ["hydra", "uvicorn"], ["sairlib-serve", "trust=", "port"]),
         ("train", ["--cfg", "job", "model=sasrec"], [], ["sairlib.models.sasrec.SASRec", "run_dir: outputs/"]),
         ("evaluate", ["--cfg", "job"], [], ["n_candidates: null"]),
+        ("recommend", ["--help"], ["hydra"], ["sairlib-recommend", "history=-", "users=all"]),
     ],
 )
 def test_help_and_the_configuration_are_shown_without_torch(
