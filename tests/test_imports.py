@@ -15,6 +15,7 @@ LAYERS = [
     {"errors", "batch", "processes"},
     {"files", "commands"},
     {"configuration"},
+    {"configured"},
     {"nn", "data"},
     {"models"},
     {"evaluation"},
@@ -32,7 +33,17 @@ LAYERS = [
 """Rooms import from their own folder and from lower layers, never sideways or up. A new module is placed here."""
 
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
-KNOW_HYDRA = {"configuration", "make", "stored", "build", "build_data", "resuming", "grid", "job"} | COMMANDS
+KNOW_HYDRA = {
+    "configuration",
+    "configured",
+    "make",
+    "stored",
+    "build",
+    "build_data",
+    "resuming",
+    "grid",
+    "job",
+} | COMMANDS
 PURE = {
     "nn": {"errors", "batch", "processes"},
     "models": {"errors", "batch", "nn"},

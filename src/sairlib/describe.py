@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sairlib.commands import options, plain_errors, run_command, whole_start
+from sairlib.commands import options, whole_start
+from sairlib.configured import run_configured
 from sairlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,22 +80,9 @@ def describe(config: "DictConfig") -> dict[str, Any]:
     return described
 
 
-def _job(config: "DictConfig") -> None:
-    from sairlib.configuration import user_errors
-
-    with plain_errors(), user_errors():
-        describe(config)
-
-
-def _command(words: list[str]) -> None:
-    with whole_start():
-        from sairlib.configuration import run_job
-    run_job(_job, "describe")
-
-
 def main() -> None:
     """The console script ``sairlib-data``."""
-    run_command(_command, lambda: f"{__doc__}\n{options('dataset', 'split')}")
+    run_configured(describe, "describe", lambda: f"{__doc__}\n{options('dataset', 'split')}", None)
 
 
 if __name__ == "__main__":

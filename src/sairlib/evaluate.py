@@ -12,12 +12,12 @@ what is not given is as in the run. A run may name classes of a package of yours
 making objects of a run's choice may run any code.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sairlib.commands import plain_errors, run_command, whole_start
+from sairlib.commands import whole_start
+from sairlib.configured import run_configured
 from sairlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,33 +54,9 @@ def evaluate(config: "DictConfig") -> dict[str, Any]:
     return test
 
 
-def _job(config: "DictConfig") -> None:
-    from sairlib.configuration import user_errors
-
-    with plain_errors(), user_errors():
-        evaluate(config)
-
-
-def _command(words: list[str]) -> None:
-    with whole_start():
-        from sairlib.configuration import run_job
-    directory = None
-    for before, word in zip(["", *words], words, strict=False):
-        if directory is None and "=" not in word and not word.startswith(("-", "~")) and not before.startswith("-"):
-            directory = word
-            sys.argv.remove(word)
-
-    def job(config: "DictConfig") -> None:
-        if directory is not None:
-            config.run = directory
-        _job(config)
-
-    run_job(job, "evaluate")
-
-
 def main() -> None:
     """The console script ``sairlib-evaluate``."""
-    run_command(_command, lambda: str(__doc__))
+    run_configured(evaluate, "evaluate", lambda: str(__doc__))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sairlib.commands import plain_errors, run_command, whole_start
+from sairlib.commands import whole_start
+from sairlib.configured import run_configured
 from sairlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,22 +63,9 @@ def export(config: "DictConfig") -> dict[str, Any]:
     return about
 
 
-def _job(config: "DictConfig") -> None:
-    from sairlib.configuration import user_errors
-
-    with plain_errors(), user_errors():
-        export(config)
-
-
-def _command(words: list[str]) -> None:
-    with whole_start():
-        from sairlib.configuration import run_job
-    run_job(_job, "export")
-
-
 def main() -> None:
     """The console script ``sairlib-export``."""
-    run_command(_command, lambda: str(__doc__))
+    run_configured(export, "export", lambda: str(__doc__))
 
 
 if __name__ == "__main__":

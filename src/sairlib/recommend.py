@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sairlib.commands import plain_errors, run_command, whole_start
+from sairlib.commands import whole_start
+from sairlib.configured import run_configured
 from sairlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -207,33 +208,9 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _job(config: "DictConfig") -> None:
-    from sairlib.configuration import user_errors
-
-    with plain_errors(), user_errors():
-        recommend(config)
-
-
-def _command(words: list[str]) -> None:
-    with whole_start():
-        from sairlib.configuration import run_job
-    directory = None
-    for before, word in zip(["", *words], words, strict=False):
-        if directory is None and "=" not in word and not word.startswith(("-", "~")) and not before.startswith("-"):
-            directory = word
-            sys.argv.remove(word)
-
-    def job(config: "DictConfig") -> None:
-        if directory is not None:
-            config.run = directory
-        _job(config)
-
-    run_job(job, "recommend")
-
-
 def main() -> None:
     """The console script ``sairlib-recommend``."""
-    run_command(_command, lambda: str(__doc__))
+    run_configured(recommend, "recommend", lambda: str(__doc__))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sairlib.commands import plain_errors, run_command, whole_start
+from sairlib.commands import whole_start
+from sairlib.configured import run_configured
 from sairlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ FORMATS = (".md", ".csv", ".tex")
 class ReportSettings:
     """The settings of ``report.yaml``. UserError for a file whose format is not known."""
 
+    runs: tuple[str, ...]
+    """Directories of runs, of grids, or folders above these."""
     ranking: str
     metric: str
     baseline: str | None
@@ -49,7 +52,7 @@ class ReportSettings:
                 raise UserError(f"{name}={path}: the name must end in .png")
 
 
-def report(directories: list[Path], settings: ReportSettings) -> str:
+def report(settings: ReportSettings) -> str:
     """Collect the runs, compare them, write the files that the settings name; returns the table as markdown.
 
     UserError if there is no finished run, or figures cannot be compared.
@@ -58,11 +61,11 @@ def report(directories: list[Path], settings: ReportSettings) -> str:
     from sairlib.run import collected, comparison_table, figures
 
     collected.cutoffs(settings.metric)
-    runs, unfinished = collected.collect(directories)
+    runs, unfinished = collected.collect(map(Path, settings.runs))
     for line in unfinished:
         print(f"left out: {line}", file=sys.stderr)
     if not runs:
-        raise UserError(f"no finished run in {', '.join(map(str, directories))}")
+        raise UserError(f"no finished run in {', '.join(settings.runs)}")
     systems = collected.systems(runs)
     baseline = _baseline(systems, settings.baseline)
     published = _published(settings.published)
@@ -113,27 +116,19 @@ EXPLAINED = (
 )
 
 
-def _command(words: list[str]) -> None:
+def _job(config: "DictConfig") -> None:
     with whole_start():
-        from sairlib import configuration, make
-    places = [word for word in words if "=" not in word and not word.startswith(("-", "~", "+"))]
-    for place in places:
-        sys.argv.remove(place)
-
-    def job(config: "DictConfig") -> None:
-        with plain_errors(), configuration.user_errors():
-            if not places:
-                raise UserError("which runs? Give their directories: python -m sairlib.report DIR... [baseline=NAME]")
-            own = make.only(config, ReportSettings.__dataclass_fields__)
-            print(report([Path(place) for place in places], make.settings(own, "", ReportSettings)))
-            print(f"\n{EXPLAINED}")
-
-    configuration.run_job(job, "report")
+        from sairlib import make
+    own = make.settings(make.only(config, ReportSettings.__dataclass_fields__), "", ReportSettings)
+    if not own.runs:
+        raise UserError("which runs? Give their directories: python -m sairlib.report DIR... [baseline=NAME]")
+    print(report(own))
+    print(f"\n{EXPLAINED}")
 
 
 def main() -> None:
     """The console script ``sairlib-report``."""
-    run_command(_command, lambda: str(__doc__))
+    run_configured(_job, "report", lambda: str(__doc__), "runs")
 
 
 if __name__ == "__main__":

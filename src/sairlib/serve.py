@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sairlib.commands import plain_errors, run_command, whole_start
+from sairlib.commands import whole_start
+from sairlib.configured import run_configured
 from sairlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -120,22 +121,9 @@ def _until_a_signal(server: Any, listener: socket.socket) -> None:
             signal.signal(number, handler)
 
 
-def _job(config: "DictConfig") -> None:
-    from sairlib.configuration import user_errors
-
-    with plain_errors(), user_errors():
-        serve(config)
-
-
-def _command(words: list[str]) -> None:
-    with whole_start():
-        from sairlib.configuration import run_job
-    run_job(_job, "serve")
-
-
 def main() -> None:
     """The console script ``sairlib-serve``."""
-    run_command(_command, lambda: str(__doc__))
+    run_configured(serve, "serve", lambda: str(__doc__))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ from sairlib.run import changes
 from sairlib.run.directory import CONFIG
 from sairlib.run.report import read_ranks
 
-NOT_THE_SYSTEM = ("seed", "run_dir", "resume", "device", "threads", "deterministic", "data", "hydra")
-"""Settings, or groups of them, that do not make another system of a run."""
-NOT_THE_SYSTEM_EITHER = ("training.save_every", "evaluation.batch_size", "dataset.url", "dataset.archive")
+NOT_THE_SYSTEM = {
+    *("seed", "run_dir", "resume", "device", "threads", "deterministic", "data", "hydra", "interests"),
+    *("training.save_every", "evaluation.batch_size", "dataset.url", "dataset.archive", "dataset.path"),
+}
+"""Settings, or groups of them, that do not make another system of a run. (SAIR's settings repeat ``interests``.)"""
 
 
 @dataclass(frozen=True)
@@ -140,11 +142,7 @@ def _one_a_seed(group: list[Finished]) -> list[Finished]:
 
 
 def _of_the_system(run: Finished) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in run.settings.items()
-        if name.partition(".")[0] not in NOT_THE_SYSTEM and name not in NOT_THE_SYSTEM_EITHER
-    }
+    return {name: value for name, value in run.settings.items() if not {name, name.partition(".")[0]} & NOT_THE_SYSTEM}
 
 
 def _model(run: Finished) -> str:

@@ -32,6 +32,7 @@ def curves(path: Path, systems: Sequence[System], figure: str) -> None:
         raise UserError(f"no run has the validation figure {figure}")
     datasets = sorted({system.runs[0].dataset for system in systems})
     axes.set(xlabel="epoch", ylabel=f"validation {figure}", title=", ".join(datasets))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     _save(path, plot, picture)
