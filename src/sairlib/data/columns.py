@@ -150,7 +150,7 @@ class IdColumn:
     def __init__(self) -> None:
         self._texts = TextColumn()
         self._numbers: list[NDArray[np.generic]] = []
-        self._order: list[bool] = []  # for each chunk: whether it came as numbers
+        self._lengths: list[int | None] = []  # of chunks that came as texts, in rows; None for numbers
         self.from_decimals = False
 
     def add(self, values: Values) -> None:
@@ -158,10 +158,10 @@ class IdColumn:
             numbers = values.values
             small = size(values) == 0 or int(numbers.max()) < 2**31
             self._numbers.append(numbers.astype(np.int32 if small else np.int64, copy=False))
-            self._order.append(True)
+            self._lengths.append(None)
         else:
             self._texts.add(values)
-            self._order.append(False)
+            self._lengths.append(size(values))
 
     def _integers(self, values: NDArray[np.generic]) -> bool:
         if values.dtype.kind == "f":
@@ -172,23 +172,19 @@ class IdColumn:
         return values.dtype.kind in "iu" and (len(values) == 0 or 0 <= int(values.min()) <= int(values.max()) < 2**63)
 
     def finish(self) -> "FinishedIds":
-        if all(self._order):
-            return FinishedIds(joined(self._numbers), None)
-        if not any(self._order):
+        if None not in self._lengths:
             return self._of_texts(self._texts)
-        mixed, numbers = TextColumn(), iter(self._numbers)  # numbers in some chunks: as text where one is none
-        codes, texts, at = self._texts.finish(), self._texts.texts, 0
-        for is_number, length in zip(self._order, self._lengths(), strict=True):
-            if is_number:
+        if set(self._lengths) == {None}:
+            return FinishedIds(joined(self._numbers), None)
+        mixed, numbers = TextColumn(), iter(self._numbers)  # numbers in some chunks: text too, where others are none
+        texts, codes, at = self._texts.texts, self._texts.finish(), 0
+        for length in self._lengths:
+            if length is None:
                 mixed.add(Numbers(next(numbers)))
             else:
                 mixed.add(Coded(codes[at : at + length], texts))
                 at += length
         return self._of_texts(mixed)
-
-    def _lengths(self) -> list[int]:
-        texts, numbers = iter(self._texts._parts), iter(self._numbers)
-        return [len(next(numbers if is_number else texts)) for is_number in self._order]
 
     @staticmethod
     def _of_texts(column: TextColumn) -> "FinishedIds":
