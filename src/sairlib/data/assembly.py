@@ -59,7 +59,7 @@ class Rules:
 
 @dataclass
 class Described:
-    """What a table of items says: for each row the item's id, its title ("": none) and its categories."""
+    """What a table of items, the file ``source``, says: each row's item, its title ("": none), its categories."""
 
     source: str
     items: list[str] = field(default_factory=list)
