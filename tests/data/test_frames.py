@@ -65,6 +65,14 @@ def test_ids_of_all_types(column: Any, kept: list[object]) -> None:
     assert any("decimals, all of them whole" in note for note in read.notes) == (kept == [1, 2] and column[0] == 1)
 
 
+def test_ids_are_of_one_kind_whatever_comes_in_which_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sairlib.data.frames.ROWS", 1)
+    frame = pd.DataFrame({"user": [7, "07", 7, 8], "item": [3, -3, 3, 3]})
+    data = index(Interactions.from_pandas(frame))
+    assert data.user_ids.tolist() == ["07", "7", "8"] and data.item_ids.tolist() == ["-3", "3"]
+    assert data.items.tolist() == [1, 2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("frame", "options", "message"),
     [

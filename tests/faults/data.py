@@ -4,6 +4,7 @@ Each try gives a valid result, compared with a slow plain reading of the same by
 """
 
 import contextlib
+import gzip
 import os
 import random
 import signal
@@ -24,8 +25,10 @@ from data_inputs import (
     damaged,
     damaged_archive,
     edited,
+    own_table,
     plain_actions,
     plain_categories,
+    plain_rows,
     valid,
 )
 from fault import LostError, fault
@@ -33,8 +36,10 @@ from fault import LostError, fault
 from sairlib.data.dataset import Dataset, index
 from sairlib.data.download import locate
 from sairlib.data.filters import Filters
+from sairlib.data.given import locate_files
 from sairlib.data.interactions import CATEGORY, ITEM, RATING, TIMESTAMP, USER, Interactions
 from sairlib.data.prepare import prepare
+from sairlib.data.readers.own_table import Table
 from sairlib.data.source import Source
 from sairlib.errors import UserError
 
@@ -118,6 +123,39 @@ def edit_a_file(home: Path, rng: random.Random) -> None:
 
     if one_line_or(action) is not None:
         demand_all_rows(read[0], chosen, content)
+
+
+@fault("a table of one's own is edited at random", tries=2000, few=12)
+def edit_an_own_table(home: Path, rng: random.Random) -> None:
+    content = edited({"my.csv": own_table(rng)}, rng)["my.csv"]
+    path = home / rng.choice(["my.csv", "my.csv.gz"])
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    reader = Table("user", "item", time="when", missing=rng.choice(["error", "drop"]))
+    read: list[Interactions] = []
+
+    def action() -> Dataset:
+        read.append(reader.read(locate_files([str(path)], None, None, home)))
+        return index(read[0])
+
+    if one_line_or(action) is None:
+        return
+    table, (header, *rows) = read[0], plain_rows(content)
+    demand(all(len(row) == len(header) for row in rows), "a line with another number of fields was taken")
+    names = [name.strip() for name in header]
+    pairs = [(row[names.index("user")], row[names.index("item")], row[names.index("when")]) for row in rows]
+    kept = [pair for pair in pairs if reader.missing != "drop" or all(is_there(*pair))]
+    ids = ((table.frame[USER], table.user_ids), (table.frame[ITEM], table.item_ids))
+    found = [[str(value) for value in (values if known is None else known[values.to_numpy()])] for values, known in ids]
+    demand(list(zip(*found, strict=True)) == [pair[:2] for pair in kept], "the ids are other ones")
+    demand(bool(table.dropped) == (len(kept) < len(pairs)), f"{len(pairs) - len(kept)} rows dropped: {table.dropped}")
+
+
+def is_there(user: str, item: str, when: str) -> tuple[bool, bool, bool]:
+    return bool(user.strip(" \t\r\n\x0b\x0c")), bool(item.strip(" \t\r\n\x0b\x0c")), bool(_filled(when))
+
+
+def _filled(text: str) -> bool:
+    return text.strip().lower() not in ("", "nan", "null", "none", "n/a", "\\n")
 
 
 @fault("an archive is damaged or hostile", tries=1000, few=8)

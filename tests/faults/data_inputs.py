@@ -89,6 +89,30 @@ def _text(lines: Any) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def own_table(rng: random.Random) -> bytes:
+    """A table of anybody's: ids of all kinds, times as numbers or dates, quotes here and there."""
+    ids = rng.choice([["1", "20", "0"], ["007", "7", "x"], ['a "b"', "c,d", "é"], ["u_0000001", "u_0000002", ""]])
+    times = rng.choice(
+        [["881250949", "1"], ["2024-01-31", "2024-02-01"], ["2024-01-31T10:00:00Z", "1999-01-01"], ["1.5"]]
+    )
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n", quoting=rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+    writer.writerow(["user", "item", "when", "note"])
+    writer.writerows([rng.choice(ids), rng.choice(ids), rng.choice(times), "x"] for _ in range(rng.randint(1, 30)))
+    return buffer.getvalue().encode()
+
+
+def plain_rows(content: bytes) -> list[list[str]]:
+    """The rows of a csv, blank lines aside, the header first; separated by what its first line has most of."""
+    text = content.decode("utf-8-sig")
+    first = re.split("[\r\n]", text)[0]
+    separator = max(",;|\t", key=first.count)
+    lines = [line for line in re.split("\r\n|\r|\n", text) if line.strip()]
+    if separator == "\t":
+        return [line.split(separator) for line in lines]
+    return [next(csv.reader([line], delimiter=separator)) for line in lines]
+
+
 def plain_actions(name: str, content: bytes) -> list[tuple[Any, ...]]:
     """(user, item, rating, time) of every line that is not blank; (user, item) if the layout has no more.
 

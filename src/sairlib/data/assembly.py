@@ -59,7 +59,7 @@ class Rules:
 
 @dataclass
 class Described:
-    """What a table of items says: for each row the item's id, its title ("": none) and its categories."""
+    """What a table of items, the file ``source``, says: each row's item, its title ("": none), its categories."""
 
     source: str
     items: list[str] = field(default_factory=list)
@@ -197,9 +197,9 @@ class Assembly:
     @staticmethod
     def _pairs(column: TextColumn, items: FinishedIds) -> list[tuple[int, str]]:
         """Each pair of an item and a text once, in the order of the rows."""
-        texts = column.texts
+        numbers_of_texts, texts = column.finish()
         codes, found = pd.factorize(items.values)
-        keys = pd.unique(codes * len(texts) + column.finish())
+        keys = pd.unique(codes * len(texts) + numbers_of_texts)
         numbers = found.tolist()
         return [(numbers[key // len(texts)], texts[key % len(texts)]) for key in keys.tolist()]
 

@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,53 @@ ABSENT = frozenset({"nan", "null", "none", "n/a", "\\n"})
 _BLANKS = " \t\r\n\x0b\x0c"
 _CANONICAL = re.compile("0|[1-9][0-9]{0,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+class Texts(Sequence[str]):
+    """Texts of ASCII letters as words of 8 bytes (n, words), padded with zeros; decoded when they are first needed."""
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self.words = words
+        self._decoded: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._texts()[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts())
+
+    def _texts(self) -> list[str]:
+        if self._decoded is None:
+            content = np.ascontiguousarray(self.words).view(f"S{8 * self.words.shape[1]}").ravel().tolist()
+            self._decoded = [text.decode() for text in content]
+        return self._decoded
+
+
+def distinct(words: NDArray[np.uint64]) -> tuple[NDArray[np.int32], Ints] | None:
+    """The number of each row of ``words`` among the distinct ones, and where each of these first stands.
+
+    A mix of a row's words finds equal rows; None if two rows that differ have the same mix.
+    """
+    mixed = words[:, 0].copy()
+    for word in range(1, words.shape[1]):
+        mixed ^= mixed >> np.uint64(29)
+        mixed *= np.uint64(0x9E3779B97F4A7C15)
+        mixed += words[:, word]
+    codes, found = pd.factorize(mixed)
+    first = np.empty(len(found), np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    if words.shape[1] > 1 and bool((words != words[first[codes]]).any()):
+        return None
+    return codes.astype(np.int32), first
+
+
+def _none_begins_blank(texts: Sequence[str]) -> bool:
+    if isinstance(texts, Texts):
+        return bool((np.ascontiguousarray(texts.words).view(np.uint8)[:, 0] > 32).all())
+    return min(texts, default="!") >= "!"
 
 
 @dataclass(frozen=True)
@@ -69,7 +116,7 @@ def size(values: Values) -> int:
 def missing(values: Values, words: frozenset[str] = frozenset()) -> Flags | None:
     """Where a column has no value: an empty text or blanks, or one of ``words``; None if it has one everywhere."""
     if isinstance(values, Coded):
-        if not words and min(values.texts, default="!") > "!":  # no text begins with a blank
+        if not words and _none_begins_blank(values.texts):
             return None
         empty = np.array([not text.strip(_BLANKS) or text.strip().lower() in words for text in values.texts], bool)
         flags: Flags | None = empty[values.codes] if empty.any() else None
@@ -118,25 +165,40 @@ def first_bad(bad_of_texts: Sequence[bool], values: Coded) -> int:
 
 
 class TextColumn:
-    """A column whose texts are numbered in the order in which they come."""
+    """A column whose texts are numbered in some order. Texts that come as words are merged at the end, as words: of
+    millions, looking up each text anew in every chunk would take most of the time."""
 
     def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-        self._parts: list[NDArray[np.int32]] = []
+        self._known: dict[str, int] = {}
+        self._parts: list[tuple[NDArray[np.int32], Texts | NDArray[np.int32]]] = []  # codes; what they stand for
 
     def add(self, values: Values) -> None:
         values = coded(values)
-        known = self._numbers  # its length is the number of the next new text
-        numbers = np.array([known.setdefault(text, len(known)) for text in values.texts], np.int32)
-        self._parts.append(numbers[values.codes])
+        packed = isinstance(values.texts, Texts)
+        self._parts.append((values.codes, values.texts if packed else self._numbers(values.texts)))  # type: ignore[arg-type]
 
-    @property
-    def texts(self) -> list[str]:
-        return list(self._numbers)
+    def _numbers(self, texts: Sequence[str]) -> NDArray[np.int32]:
+        known = self._known  # its length is the number of the next new text
+        return np.array([known.setdefault(text, len(known)) for text in texts], np.int32)
 
-    def finish(self) -> NDArray[np.int32]:
-        """Each row's number among ``texts``."""
-        return joined(self._parts)
+    def finish(self) -> tuple[NDArray[np.int32], Sequence[str]]:
+        """Each row's number among the texts, and these, each once."""
+        packed = [texts for _, texts in self._parts if isinstance(texts, Texts)]
+        if len(packed) == len(self._parts):
+            width = max((texts.words.shape[1] for texts in packed), default=1)
+            padded = [np.pad(texts.words, ((0, 0), (0, width - texts.words.shape[1]))) for texts in packed]
+            merged = distinct(np.concatenate(padded)) if padded else None
+            if merged is not None:
+                numbers, first = merged
+                ends = np.cumsum([len(texts) for texts in packed])
+                parts = zip(self._parts, np.split(numbers, ends[:-1]), strict=True)
+                return joined([of_texts[codes] for (codes, _), of_texts in parts]), list(
+                    Texts(np.concatenate(padded)[first])
+                )
+        rows = []
+        for codes, stand_for in self._parts:
+            rows.append((self._numbers(stand_for) if isinstance(stand_for, Texts) else stand_for)[codes])
+        return joined(rows), list(self._known)
 
 
 class IdColumn:
@@ -150,7 +212,7 @@ class IdColumn:
     def __init__(self) -> None:
         self._texts = TextColumn()
         self._numbers: list[NDArray[np.generic]] = []
-        self._order: list[bool] = []  # for each chunk: whether it came as numbers
+        self._lengths: list[int | None] = []  # of chunks that came as texts, in rows; None for numbers
         self.from_decimals = False
 
     def add(self, values: Values) -> None:
@@ -158,10 +220,10 @@ class IdColumn:
             numbers = values.values
             small = size(values) == 0 or int(numbers.max()) < 2**31
             self._numbers.append(numbers.astype(np.int32 if small else np.int64, copy=False))
-            self._order.append(True)
+            self._lengths.append(None)
         else:
             self._texts.add(values)
-            self._order.append(False)
+            self._lengths.append(size(values))
 
     def _integers(self, values: NDArray[np.generic]) -> bool:
         if values.dtype.kind == "f":
@@ -172,27 +234,23 @@ class IdColumn:
         return values.dtype.kind in "iu" and (len(values) == 0 or 0 <= int(values.min()) <= int(values.max()) < 2**63)
 
     def finish(self) -> "FinishedIds":
-        if all(self._order):
-            return FinishedIds(joined(self._numbers), None)
-        if not any(self._order):
+        if None not in self._lengths:
             return self._of_texts(self._texts)
-        mixed, numbers = TextColumn(), iter(self._numbers)  # numbers in some chunks: as text where one is none
-        codes, texts, at = self._texts.finish(), self._texts.texts, 0
-        for is_number, length in zip(self._order, self._lengths(), strict=True):
-            if is_number:
+        if set(self._lengths) == {None}:
+            return FinishedIds(joined(self._numbers), None)
+        mixed, numbers = TextColumn(), iter(self._numbers)  # numbers in some chunks: text too, where others are none
+        (codes, texts), at = self._texts.finish(), 0
+        for length in self._lengths:
+            if length is None:
                 mixed.add(Numbers(next(numbers)))
             else:
                 mixed.add(Coded(codes[at : at + length], texts))
                 at += length
         return self._of_texts(mixed)
 
-    def _lengths(self) -> list[int]:
-        texts, numbers = iter(self._texts._parts), iter(self._numbers)
-        return [len(next(numbers if is_number else texts)) for is_number in self._order]
-
     @staticmethod
     def _of_texts(column: TextColumn) -> "FinishedIds":
-        texts, codes = column.texts, column.finish()
+        codes, texts = column.finish()
         if all(map(is_integer, texts)):
             values = np.array([int(text) for text in texts], np.int64)
             small = len(values) == 0 or int(values.max()) < 2**31

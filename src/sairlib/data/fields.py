@@ -5,10 +5,9 @@ None for fields that it cannot certainly read as they are meant: those have to b
 """
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from sairlib.data.columns import Coded, Moments, Numbers
+from sairlib.data.columns import Coded, Moments, Numbers, Texts, distinct
 from sairlib.data.ids import Ints
 from sairlib.data.times import DATE, zone_minutes
 
@@ -16,13 +15,14 @@ LONGEST = 128
 """Of a field, in bytes."""
 _MASKS = np.frombuffer(b"".join(b"\xff" * n + bytes(8 - n) for n in range(9)), np.uint64)
 """Of a word of 8 bytes, the first n."""
+_NOT_ASCII = np.uint64(0x8080808080808080)
 Bytes = NDArray[np.uint8]
 
 
 def coded(content: Bytes, starts: Ints, ends: Ints) -> Coded | None:
     """The texts; None if one of them is long or not UTF-8.
 
-    Texts become words, padded with zeros, which no text has; a mix of these finds equal texts.
+    Texts become words, padded with zeros, which no text has.
     """
     lengths = ends - starts
     n_words = -(-max(int(lengths.max()), 1) // 8)
@@ -31,21 +31,17 @@ def coded(content: Bytes, starts: Ints, ends: Ints) -> Coded | None:
     words = _words(content, starts, n_words)
     for word in range(n_words):
         words[:, word] &= _MASKS[np.clip(lengths - 8 * word, 0, 8)]
-    mixed = words[:, 0].copy()
-    for word in range(1, n_words):
-        mixed ^= mixed >> np.uint64(29)
-        mixed *= np.uint64(0x9E3779B97F4A7C15)
-        mixed += words[:, word]
-    codes, _ = pd.factorize(mixed)
-    first = np.empty(int(codes.max()) + 1, np.int64)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    if n_words > 1 and bool((words != words[first[codes]]).any()):  # two texts of the same mix
+    found = distinct(words)
+    if found is None:
         return None
-    try:
-        texts = [text.decode() for text in words[first].view(f"S{8 * n_words}").ravel().tolist()]
-    except UnicodeDecodeError:
-        return None
-    return Coded(codes.astype(np.int32), texts)
+    codes, first = found
+    texts = Texts(words[first])
+    if bool((texts.words & _NOT_ASCII).any()):
+        try:
+            return Coded(codes, list(texts))
+        except UnicodeDecodeError:
+            return None
+    return Coded(codes, texts)
 
 
 def integers(content: Bytes, starts: Ints, ends: Ints) -> Numbers | None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sairlib.data.assembly import Assembly, Described, Rules
@@ -98,7 +99,9 @@ def _attributes(source: Source, name: str) -> Described:
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected one JSON object, from each item to a list of its attributes")
     items = [str(item) for item in content]
-    return Described(where, items, [""] * len(items), [_names(value, item, where) for item, value in content.items()])
+    return Described(
+        Path(name).name, items, [""] * len(items), [_names(value, item, where) for item, value in content.items()]
+    )
 
 
 def _names(value: Any, item: str, where: str) -> list[str]:

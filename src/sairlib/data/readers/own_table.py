@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from sairlib.data.assembly import Assembly, Described, Rules, describe
 from sairlib.data.columns import Chunk
@@ -101,7 +102,7 @@ class Table:
             return None
         wanted = _chosen({ITEM: self.items_item, TITLE: self.items_title, CATEGORY: self.items_category})
         chunks = self._chunks(source, names[0], wanted)
-        return describe(chunks, source.where(names[0]), self.category_separator)
+        return describe(chunks, Path(names[0]).name, self.category_separator)
 
     def _unused_items(self, source: Source) -> list[str]:
         """A line about a table of items that is there, but of which no column is chosen."""
@@ -111,7 +112,7 @@ class Table:
         with source.open_unpacked(name) as stream:
             names = ", ".join(column_names(stream, source.where(name), self._text()))[:200]
         return [
-            f"{source.where(name)} describes the items ({names}), but none of its columns is chosen:"
+            f"{Path(name).name} describes the items ({names}), but none of its columns is chosen:"
             " dataset.items.columns.title=..., dataset.items.columns.category=..."
         ]
 
