@@ -92,8 +92,9 @@ def model_pages() -> dict[str, str]:
         cls = make.find(target)
         page = f"models/{names[0]}.md"
         texts[page] = model_page(cls, names, claims.get(cls.__name__, []), results)
-        summary = docstrings.markdown(inspect.getdoc(import_module(cls.__module__)) or "").split("\n")[0]
-        rows.append(f"| [{cls.__name__}]({names[0]}.md) | {', '.join(f'`{name}`' for name in names)} | {summary} |")
+        title, what = title_of(cls)
+        chosen = ", ".join(f"`{name}`" for name in names)
+        rows.append(f"| [{title}]({names[0]}.md) | {chosen} | {docstrings.markdown(what).strip()} |")
     toctree = "\n".join(Path(page).stem for page in texts)
     texts["models/index.md"] = (
         "# Models\n\n"
@@ -105,11 +106,18 @@ def model_pages() -> dict[str, str]:
     return texts
 
 
+def title_of(cls: type) -> tuple[str, str]:
+    """A model's name and what it is, from the first line of its module."""
+    about = inspect.getdoc(import_module(cls.__module__)) or cls.__name__
+    title, _, what = about.split("\n")[0].partition(": ")
+    return title, what[:1].upper() + what[1:]
+
+
 def model_page(cls: type, names: list[str], claims: list[Any], results: ModuleType) -> str:
     """Docstring, settings and figures of a class of models. ``names``: those by which ``model=`` chooses it."""
     docstring = inspect.getdoc(cls) or ""
-    about = inspect.getdoc(import_module(cls.__module__)) or ""
-    parts = [f"# {cls.__name__}", docstrings.markdown(about)]
+    title, what = title_of(cls)
+    parts = [f"# {title}", docstrings.markdown(what), f"The class is `{cls.__module__}.{cls.__name__}`."]
     parts.append(f"```console\n$ python -m sairlib.train model={names[0]}\n```")
     parts += ["## What it computes", docstrings.markdown(docstring)]
     parts += ["## Settings", settings(cls, names)]
