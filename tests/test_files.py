@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -20,7 +18,7 @@ from sairlib.data.readers.user_item import UserItemText
 from sairlib.data.source import Source
 from sairlib.errors import UserError
 from sairlib.evaluation.rankings import Ranks
-from sairlib.files import remove_leftovers, whole_file, write_json, write_text
+from sairlib.files import whole_file, write_json, write_text
 from sairlib.run import checkpoint, report
 
 BEFORE = b"earlier content"
@@ -178,20 +176,3 @@ def test_every_file_is_written_whole_or_not_at_all(
     assert os.listdir(folder) == []
     write(folder / "file")
     assert len(os.listdir(folder)) == 1
-
-
-@pytest.mark.skipif(os.name != "posix", reason="whether a process runs is not asked there")
-def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    leftovers = [f"last.pt.{dead.pid}.tmp", f"run.json.{dead.pid}.tmp"]
-    others = [
-        *("last.pt", "last.pt.tmp", f"notes.{dead.pid}.tmp", f"last.pt.{dead.pid}.tmp.txt", "last.pt.99999999999.tmp"),
-        *(f"last.pt.{living}.tmp" for living in (os.getpid(), os.getppid(), 1)),
-    ]
-    for name in (*leftovers, *others):
-        (tmp_path / name).touch()
-    (tmp_path / f"best.pt.{dead.pid}.tmp").mkdir()
-    remove_leftovers(tmp_path)
-    assert set(os.listdir(tmp_path)) == {*others, f"best.pt.{dead.pid}.tmp"}
-    remove_leftovers(tmp_path / "gone")

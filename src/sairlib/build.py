@@ -47,6 +47,9 @@ class RunSettings:
     threads: str
     """``auto``: OMP_NUM_THREADS if it is set, else one for each core, and fewer while other processes take these."""
 
+    deterministic: bool = False
+    """On CUDA: use only kernels that give the same digits every time. On a CPU they always do."""
+
     def __post_init__(self) -> None:
         if self.threads != "auto" and not (self.threads.isdecimal() and 1 <= int(self.threads[:5]) <= 1024):
             raise UserError(f"threads={self.threads[:40]}: must be auto, or a number from 1 to 1024")
@@ -91,6 +94,8 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
     device = distributed.device_of_this_process(runtime.choose_device(config.device))
     runtime.seed_everything(config.seed)
     runtime.keep_freed_memory()
+    if config.deterministic:
+        runtime.use_deterministic_kernels()
     if config.threads != "auto":
         torch.set_num_threads(int(config.threads))
     if processes.rank():
@@ -128,7 +133,8 @@ def check_run(config: DictConfig) -> None:
     """UserError for a value of the wrong type, or out of range, at the top level of the configuration."""
     if "interests" in config and "n_interests" not in make.group(config, "model"):
         raise UserError("interests: only SAIR's models have interests; leave the group out")
-    make.settings(make.only(config, RunSettings.__dataclass_fields__), "", RunSettings)
+    known = [name for name in RunSettings.__dataclass_fields__ if name in config]  # an old run lacks what is new
+    make.settings(make.only(config, known), "", RunSettings)
 
 
 def split(config: DictConfig) -> Split:

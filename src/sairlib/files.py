@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,32 +57,6 @@ def reason(directory: Path, error: OSError) -> str:
     if not os.path.isdir(directory):
         return f"there is no directory {directory}"
     return error.strerror or " ".join(str(error).split()) or type(error).__name__
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Remove temporary files that processes which no longer run left in a run's ``directory``.
-
-    Only for a directory that no other machine writes to: a process of another machine is taken for a dead one.
-    """
-    for path in directory.glob("*.tmp") if os.name == "posix" else ():
-        name = _PARTIAL.fullmatch(path.name)
-        if name is not None and not _runs(int(name[1])):
-            with suppress(OSError):
-                path.unlink()
-
-
-_PARTIAL = re.compile(r".+\.(?:pt|json|jsonl|npz|yaml)\.([0-9]{1,9})\.tmp")
-"""The temporary names that ``whole_file`` gives to the files of a run."""
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is another user's
-        pass
-    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -57,9 +57,7 @@ def train(config: DictConfig, directory: Path, rule: MedianRule | None = None) -
         # Before the data is read: a run that is killed while it reads can be resumed.
         place.write({**documents, CONFIG: OmegaConf.to_yaml(config, resolve=True)})
         study = build.study(config, command, documents)
-        if rule is not None:
-            study.trainer.hopeless = rule.stops
-        return study.run_in(place).validation[config.training.monitor]
+        return study.run_in(place, rule).validation[config.training.monitor]
 
 
 def _directory(config: DictConfig) -> Path:

@@ -38,9 +38,7 @@ def resume(
     with RunDirectory(directory, resume=True) as place, configuration.user_errors():
         config, all_words = resuming.settings(place, list(words), trust)
         study = build.study(config, resuming.command(all_words, directory), configuration.words_document(all_words))
-        if rule is not None:
-            study.trainer.hopeless = rule.stops
-        return study.run_in(place)
+        return study.run_in(place, rule)
 
 
 def words_to_resume(words: Sequence[str]) -> tuple[Path, list[str], list[str]]:

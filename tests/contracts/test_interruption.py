@@ -1,9 +1,11 @@
 """Every model that is stopped inside an epoch, and resumed, ends with the weights and figures of one that is not."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from all_models import MODELS, UNTRAINED
 from command_helpers import actions_with_new_last_items, figures, write_data
 from trainer_helpers import assert_equal, records
@@ -23,10 +25,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: none has run this yet")
+
+
+@pytest.fixture
+def kernels_put_back() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in UNTRAINED])
-def test_a_model_is_resumed_inside_an_epoch_to_the_last_bit(name: str, data: Path, tmp_path: Path) -> None:
+def test_a_model_is_resumed_inside_an_epoch_to_the_last_bit(
+    name: str, device: str, data: Path, tmp_path: Path, kernels_put_back: None
+) -> None:
     words = (
-        *(f"model={name}", f"data.root={data / 'data'}", f"data.cache={data / 'cache'}", "device=cpu", "max_len=8"),
+        *(f"model={name}", f"data.root={data / 'data'}", f"data.cache={data / 'cache'}", "max_len=8"),
+        *(f"device={device}", "deterministic=true"),  # on a CPU too: nothing that a model does there refuses it
         *("training.epochs=2", "training.batch_size=16", "evaluation.n_candidates=5"),
     )
     sairlib.study(*words).run(tmp_path / "whole")

@@ -14,8 +14,8 @@ import pytest
 
 from sairlib.errors import UserError
 from sairlib.resume import _unquoted
-from sairlib.run import directory
 from sairlib.run.directory import LOCK, RunDirectory, holds_run, how_to_resume
+from sairlib.run.lock import release
 
 WORDS = {".hydra/overrides.yaml": "[]\n", "config.yaml": "seed: 1\n"}
 EVENTS = f"events.out.tfevents.1700000000.{socket.gethostname()}."
@@ -32,7 +32,7 @@ def killed(path: Path, *files: str, owner: str = "123456 elsewhere") -> None:
     for name in files:
         (path / name).write_text("old")
     assert place._lock is not None
-    directory._release(place._lock)
+    release(place._lock)
     lock = path / LOCK
     lock.write_text("\n".join([owner, *lock.read_text().splitlines()[1:]]) + "\n")
 
@@ -88,6 +88,14 @@ def test_leftovers_of_a_killed_run_are_replaced_and_nothing_else(tmp_path: Path)
     assert names(tmp_path) == {"last.pt", *WORDS, *kept}
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_killed_run_was_just_writing_is_removed(tmp_path: Path, resume: bool) -> None:
+    mine = f"last.pt.{os.getpid()}.tmp"
+    killed(tmp_path, "last.pt.123456.tmp", "best.pt.123456.tmp", "notes.123456.tmp", mine)
+    with RunDirectory(tmp_path, resume=resume):
+        assert {name for name in names(tmp_path) if name.endswith(".tmp")} == {"notes.123456.tmp", mine}
+
+
 def test_a_leftover_can_be_resumed_and_still_be_replaced_when_that_is_killed_too(tmp_path: Path) -> None:
     killed(tmp_path, "metrics.jsonl", "best.pt", "last.pt.123456.tmp")
     for end in (None, UserError("the data is not there today")):
@@ -118,9 +126,8 @@ def test_a_lock_ends_with_its_process_even_where_a_child_of_that_lives_on(tmp_pa
     program = (
         "import os, sys, time; from pathlib import Path; from sairlib.run.directory import RunDirectory\n"
         f"place = RunDirectory(Path({str(tmp_path)!r})); place.write({WORDS!r})\n"
-        "child = os.fork()\n"
-        "if child == 0: time.sleep(60); os._exit(0)\n"
-        "print(child, flush=True); time.sleep(60)"
+        "if os.fork() == 0: print(os.getpid(), flush=True)\n"
+        "time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -130,16 +128,6 @@ def test_a_record_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(UserError, match=r"metrics\.jsonl \(it is not a file\)"):
         RunLog(tmp_path, 1, 3)
-
-
-def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for process in (dead.pid, os.getpid()):
-        (tmp_path / f"last.pt.{process}.tmp").touch()
-    RunLog(tmp_path).close()
-    assert not (tmp_path / f"last.pt.{dead.pid}.tmp").exists()
-    assert (tmp_path / f"last.pt.{os.getpid()}.tmp").exists()
 
 
 def test_a_directory_that_vanished_is_named(tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ class SAIR(StepModel):
         real_BN = history.items_BN != PAD
         kept = retrieved.kept_BNK[real_BN].flatten()
         size = retrieved.relevance_BNL.shape[-1]
-        weight = torch.bincount(kept, retrieved.weights_BNK[real_BN].flatten().float(), minlength=size)
+        weights = retrieved.weights_BNK[real_BN].flatten().float()
+        weight = weights.new_zeros(size).index_add_(0, kept, weights)  # bincount has no deterministic kernel on CUDA
         count = torch.bincount(kept, minlength=size).float()
         share = count / count.sum()
         entropy = -(share * share.clamp_min(1e-12).log()).sum() / torch.log(torch.tensor(float(max(size, 2))))

@@ -1,12 +1,8 @@
 """The directory of a run: it belongs to one living process, and only what a run wrote in it is ever removed."""
 
-import errno
 import os
 import re
 import shlex
-import socket
-import stat
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +12,9 @@ from typing import final
 from sairlib import processes
 from sairlib.errors import UserError
 from sairlib.files import write_text
+from sairlib.run import lock
 
-LOCK = ".lock"
+LOCK = lock.NAME
 """Held by the process that writes the run. Its lines: process and host, then the names of the files that are the run's.
 
 The system lets go of it when the process ends, however that happens. The file of a killed run stays, unheld, and says
@@ -31,7 +28,6 @@ EARLY = ("run.json", "metrics.jsonl", "best.pt")
 """What a run writes before its first checkpoint, beside its documents and the file for TensorBoard."""
 LATE = (STATE, "ranks.npz", "test.json")
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\.[^/]+\.\d+\.\d+")
-_OWNER = r"(\d{1,10}) (\S{1,255})"
 
 
 @final
@@ -59,7 +55,7 @@ class RunDirectory:
             try:
                 str(path).encode()  # TensorBoard's writer needs that
                 self._make()
-                self._lock, text = _take(path / LOCK)
+                self._lock, text = lock.take(path / LOCK)
                 self._take_over(text)
             except (OSError, ValueError) as error:  # a ValueError: a character that no path can have
                 if isinstance(error, UserError):
@@ -94,13 +90,15 @@ class RunDirectory:
     def close(self) -> None:
         """Let go of the directory. A new run that has no checkpoint yet is removed, as if it had not been started."""
         if self._lock is not None:
-            if self._own is not None and _same_file(self._lock, self.path / LOCK):  # else the directory was removed
+            there = lock.is_file_of(self._lock, self.path / LOCK)  # else the directory was removed
+            if self._own is not None and there:
                 new = not self.resumed and not self.has_state
                 if new:
-                    self._remove([*self._own, *(name for name in self._events(*_self()) if name not in self._there)])
+                    events = self._events(*lock.this_process())
+                    self._remove([*self._own, *(name for name in events if name not in self._there)])
                 if new or self.has_state:  # else the lock says which files are the run's
                     self._remove([LOCK])
-            _release(self._lock)
+            lock.release(self._lock)
             self._lock = None
         for folder in self._made:
             with suppress(OSError):
@@ -141,7 +139,7 @@ class RunDirectory:
         self._there = set(os.listdir(self.path))
         here = (name for name in (*DOCUMENTS, *EARLY) if self.resumed or not os.path.lexists(self.path / name))
         self._own = [*here, *(name for name in left if _EVENTS.fullmatch(name))]
-        lines = [" ".join(_self()), *self._own]
+        lines = [" ".join(lock.this_process()), *self._own]
         os.lseek(self._lock, 0, os.SEEK_SET)
         length = os.write(self._lock, "".join(line + "\n" for line in lines).encode())
         os.ftruncate(self._lock, length)  # not before: a run that is killed here still has its names
@@ -151,7 +149,7 @@ class RunDirectory:
         """Names of files that the last owner left, according to the text of its lock."""
         first, *names = text.splitlines() or [""]
         own = [name for name in names if name in (*DOCUMENTS, *EARLY) or _EVENTS.fullmatch(name)]
-        owner = re.fullmatch(_OWNER, first)
+        owner = re.fullmatch(lock.OWNER, first)
         if owner:  # the names of files that it was just writing
             own += [f"{name}.{owner[1]}.tmp" for name in (*DOCUMENTS, *EARLY, *LATE)]
             own += self._events(owner[1], owner[2])
@@ -207,96 +205,7 @@ def _escaped(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
-def _self() -> tuple[str, str]:
-    return str(os.getpid()), socket.gethostname()
-
-
-_HELD: set[int] = set()
-"""Descriptors of the locks of this process."""
-
-
-def _take(path: Path) -> tuple[int, str]:
-    """Take the lock in the file ``path``; returns its descriptor and the text that its last owner left.
-
-    UserError if another holds it.
-    """
-    while True:
-        descriptor, made = _open(path)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UserError(f"{path} is not a file: remove it, or choose another run_dir")
-            advice = _lock(descriptor, made)
-            text = os.read(descriptor, 2**16).decode(errors="replace")
-            if advice is not None:
-                owner = re.match(_OWNER, text)
-                whose = f"process {owner[1]} on {owner[2]}" if owner else "another process"
-                raise UserError(f"run_dir={path.parent} is in use by {whose}: {advice}")
-            if _same_file(descriptor, path):  # else the last owner has just removed it
-                _HELD.add(descriptor)
-                return descriptor, text
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _open(path: Path) -> tuple[int, bool]:
-    """Open a file to read and write; returns its descriptor, and whether it was created."""
-    flags = os.O_RDWR if sys.platform == "win32" else os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
-    for _ in range(100):
-        with suppress(FileExistsError):
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
-        with suppress(FileNotFoundError):  # removed since
-            return os.open(path, flags), False
-    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-
-
-def _release(descriptor: int) -> None:
-    _HELD.discard(descriptor)
-    with suppress(OSError):
-        os.close(descriptor)
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
-    except OSError:
-        return False
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError):
         return "its name is not UTF-8"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-_WAIT = "choose another directory, or wait for its end"
-_REMOVE = f"choose another directory; if it has ended, remove {LOCK} in the directory (locks do not work here)"
-
-if sys.platform == "win32":
-
-    def _lock(descriptor: int, made: bool) -> str | None:
-        return None if made else _REMOVE
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int, made: bool) -> str | None:
-        """Try to take the lock; None if that went well, else what a user can do.
-
-        Where the file system has no locks, it belongs to the process that ``made`` the file.
-        """
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return _WAIT
-        except OSError:
-            return None if made else _REMOVE
-        return None
-
-    def _forget_locks() -> None:
-        """In a forked child: else it would hold them for as long as it lives, though its parent has ended."""
-        for descriptor in list(_HELD):
-            _release(descriptor)
-
-    os.register_at_fork(after_in_child=_forget_locks)

@@ -16,7 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from sairlib.errors import UserError
-from sairlib.files import reason, remove_leftovers, whole_file
+from sairlib.files import reason, whole_file
 from sairlib.run import checkpoint
 
 Item = TypeVar("Item")
@@ -41,7 +41,6 @@ class RunLog:
         with self._writing():
             if path.exists() and not path.is_file():
                 raise UserError(f"could not write the record {path} (it is not a file)")
-            remove_leftovers(directory)
             if (epoch or step) and path.exists():
                 self._drop_later(path, epoch)
             self._jsonl = open(path, "a", buffering=1)  # noqa: SIM115 (open during the whole run)

@@ -35,6 +35,16 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def use_deterministic_kernels() -> None:
+    """From now on, in this process, use only kernels of CUDA that give the same digits every time.
+
+    An operation that has none raises RuntimeError when it runs.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's first matrix product runs
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
+
+
 def keep_freed_memory() -> bool:
     """Make glibc keep freed memory for later tensors; False if the C library is another one.
 

@@ -22,6 +22,7 @@ from sairlib.nn.layers import UserTable
 from sairlib.run import changes, checkpoint, distributed, report, runtime
 from sairlib.run.directory import CONFIG, STATE, RunDirectory, how_to_resume, shown
 from sairlib.run.log import RunLog, Silent
+from sairlib.run.median import MedianRule
 from sairlib.run.signals import answered
 from sairlib.training.objectives import Objective
 from sairlib.training.state import load_weights
@@ -96,9 +97,11 @@ class Study:
         with RunDirectory(Path(directory), resume) as place:
             return self.run_in(place)
 
-    def run_in(self, place: RunDirectory) -> Result:
-        """As ``run``, in a directory that is held already."""
+    def run_in(self, place: RunDirectory, rule: MedianRule | None = None) -> Result:
+        """As ``run``, in a directory that is held already. ``rule`` may end the training early."""
         directory, trainer = place.path, self.trainer
+        if rule is not None:
+            trainer.hopeless = rule.stops
         if place.resumed:
             self._check_settings(directory)
         state = checkpoint.load(directory / STATE) if place.has_state else None

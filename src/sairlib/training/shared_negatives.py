@@ -17,7 +17,8 @@ class ByWeight(Sampler):
     def __init__(self, store: SequenceStore, n: int, weights_M: Tensor) -> None:
         super().__init__(store, n)
         weights_M[PAD] = 0
-        self.cumulative_M = weights_M.cumsum(0) / weights_M.sum()
+        # On the CPU: CUDA has no deterministic kernel for running sums.
+        self.cumulative_M = (weights_M.cpu().cumsum(0) / weights_M.cpu().sum()).to(weights_M.device)
         self.log_expected_M = (n * weights_M / weights_M.sum()).log().float()
 
     def begin(self, generator: torch.Generator) -> Draw:
