@@ -95,12 +95,14 @@ class Page:
         return load_it
 
 
-def in_pages(wanted: Callable[[Block], bool]) -> list[Any]:
-    """Pages that have such blocks, and these."""
+def in_pages(long: bool) -> list[Any]:
+    """Pages with the blocks of them that are run, those that take long or the others."""
     found: dict[Path, list[Block]] = {}
-    for block in filter(wanted, ALL):
-        found.setdefault(block.page, []).append(block)
-    return [pytest.param(page, own, id=page.name) for page, own in found.items()]
+    for block in ALL:
+        if block.runs and not block.why_not and block.long == long:
+            found.setdefault(block.page, []).append(block)
+    marks = [pytest.mark.long] if long else []
+    return [pytest.param(page, own, id=page.name, marks=marks) for page, own in found.items()]
 
 
 def run_page(page: Path, own: list[Block], home: Path, finished: Path, patch: pytest.MonkeyPatch) -> None:
@@ -117,16 +119,17 @@ def run_page(page: Path, own: list[Block], home: Path, finished: Path, patch: py
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("page", "own"), in_pages(lambda block: block.runs and not block.why_not and not block.long))
-def test_page(page: Path, own: list[Block], tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_page(page, own, tmp_path, finished, monkeypatch)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("page", "own"), in_pages(lambda block: block.runs and not block.why_not and block.long))
-def test_long_blocks(
-    page: Path, own: list[Block], tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("page", "own"), [*in_pages(long=False), *in_pages(long=True)])
+def test_page(
+    page: Path,
+    own: list[Block],
+    tmp_path: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if own[0].long and "long" not in request.config.option.markexpr:
+        pytest.skip("it takes long: pytest -m long")
     run_page(page, own, tmp_path, finished, monkeypatch)
 
 
