@@ -78,5 +78,12 @@ def test_links_lead_on_from_the_page_that_is_made(tools: dict[str, ModuleType]) 
         follow("[a](nosuch.md)", "docs/grids.md", "docs/grids.md")
 
 
+def test_no_link_of_the_documents_is_dead(tools: dict[str, ModuleType]) -> None:
+    pages = [DOCS.parent / "README.md", *DOCS.glob("*.md"), *(DOCS.parent / name for name in tools["links"].DOCUMENTS)]
+    for page in pages:
+        name = page.relative_to(DOCS.parent).as_posix()
+        tools["links"].for_page(page.read_text(encoding="utf-8"), name, name)  # ValueError for a link to nothing
+
+
 def test_the_picture_is_the_one_that_is_drawn(tools: dict[str, ModuleType]) -> None:
     assert (DOCS / "sair.svg").read_text(encoding="utf-8") == tools["picture"].draw()
