@@ -10,7 +10,10 @@ A comment on the line before a block, with or without a blank line between, chan
     <!-- needs: MODULE ... -->    it is run if these can be imported; else a skipped test says so
     <!-- long -->                 it is run by `pytest -m long` only
     <!-- file: PATH -->           it shows this file, and must equal it; it is not run
+    <!-- writes: NAME -->         its text is written to this file, for the blocks after it; of any kind
     <!-- in: FOLDER -->           anywhere in the page: all of it runs in a copy of this folder
+
+What ends with the one line that an extra of sairlib is missing (pip install 'sairlib[...]') counts as not run.
 
 To make commands short, their words are changed by the rules in ``small`` (of the settings) and ``Page._provide`` (of
 the directories that a command expects): add new ones there. ``sairlib.study`` and ``sairlib.load`` follow them, too.
@@ -28,7 +31,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMENT = re.compile(r"<!-- (not run|needs|long|file)(?:: ([^>]*?))? -->\s*\Z")
+COMMENT = re.compile(r"<!-- (not run|needs|long|file|writes)(?:: ([^>]*?))? -->\s*\Z")
 FOLDER = re.compile(r"<!-- in: (\S+) -->")
 EVASIONS = {"bash", "sh", "shell", "zsh", "pycon", "py"}
 
@@ -55,7 +58,7 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        return self.kind in ("console", "python") and self.about[0] != "file"
+        return self.about[0] == "writes" or (self.kind in ("console", "python") and self.about[0] != "file")
 
     @property
     def why_not(self) -> str | None:
@@ -115,7 +118,7 @@ def small(words: Sequence[str], trains: bool) -> list[str]:
     changed = []
     for word in words:
         name, equals, value = word.partition("=")
-        if name == "dataset" and downloaded(value):
+        if name == "dataset" and downloaded(value) and "dataset.path" not in values:
             value = SHIPS
         elif name in TINY and (trains or name == "training.epochs"):
             value = TINY[name] if trains else "2"

@@ -21,6 +21,8 @@ import sairlib
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="needs a checkout: the wheel has no docs/")
 ALL = [block for page in pages() if page.is_file() for block in blocks(page)]
+MISSING = "pip install 'sairlib["
+"""In the one line that says which extra a command needs."""
 OURS = re.compile(r"(?:python3? -m sairlib\.|sairlib-)(\w+)")
 SHELL = re.compile(r"[|<>;&]|\$\(")
 
@@ -38,15 +40,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Page:
     """One page's blocks, run in order in a directory of their own."""
 
-    def __init__(self, home: Path, finished: Path, patch: pytest.MonkeyPatch) -> None:
-        self.home, self.finished, self.patch = home, finished, patch
+    def __init__(
+        self, home: Path, finished: Path, patch: pytest.MonkeyPatch, output: pytest.CaptureFixture[str]
+    ) -> None:
+        self.home, self.finished, self.patch, self.output = home, finished, patch, output
         self.names: dict[str, Any] = {"__name__": "page"}
         patch.setattr(sairlib, "study", self._smaller(sairlib.study))
         patch.setattr(sairlib, "load", self._provided(sairlib.load))
 
     def run(self, block: Block) -> None:
+        if block.about[0] == "writes":
+            (self.home / block.about[1]).write_text(block.text, encoding="utf-8")
+            return
         if block.kind == "python":
-            exec(compile(block.text, block.name, "exec"), self.names)
+            try:
+                exec(compile(block.text, block.name, "exec"), self.names)
+            except sairlib.UserError as error:
+                if MISSING not in str(error):
+                    raise
             return
         for command in block.commands():
             self._command(block, command)
@@ -61,15 +72,18 @@ class Page:
         module = importlib.import_module(f"sairlib.{name}")
         if not hasattr(module, "main"):  # a folder: python -m sairlib.data
             module = importlib.import_module(f"sairlib.{name}.__main__")
+        self.output.readouterr()
         code = call(module.main, self.patch, *small(words, name == "train"))
-        assert code == 0, f"{block.name}: {command}"
+        error = self.output.readouterr().err
+        assert code == 0 or MISSING in error, f"{block.name}: {command}\n{error}"
 
     def _in_shell(self, block: Block, command: str) -> None:
         for ours in OURS.finditer(command):
             self._provide(ours[1], split_command(re.split(r"[|<>;&]", command[ours.end() :])[0]))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(["bash", "-ec", command], env={**os.environ, "PATH": path}, timeout=100)
-        assert done.returncode == 0, f"{block.name}: {command}"
+        environment = {**os.environ, "PATH": path}
+        done = subprocess.run(["bash", "-ec", command], env=environment, timeout=100, capture_output=True, text=True)
+        assert done.returncode == 0 or MISSING in done.stderr, f"{block.name}: {command}\n{done.stderr}"
 
     def _provide(self, name: str, words: list[str]) -> None:
         """Put a finished run where a command other than ``train`` expects one, and a grid where ``grid`` does."""
@@ -105,7 +119,14 @@ def in_pages(long: bool) -> list[Any]:
     return [pytest.param(page, own, id=page.name, marks=marks) for page, own in found.items()]
 
 
-def run_page(page: Path, own: list[Block], home: Path, finished: Path, patch: pytest.MonkeyPatch) -> None:
+def run_page(
+    page: Path,
+    own: list[Block],
+    home: Path,
+    finished: Path,
+    patch: pytest.MonkeyPatch,
+    output: pytest.CaptureFixture[str],
+) -> None:
     copied = folder(page)
     if copied is not None:
         shutil.copytree(copied, home, dirs_exist_ok=True)
@@ -113,7 +134,7 @@ def run_page(page: Path, own: list[Block], home: Path, finished: Path, patch: py
     patch.setenv("SAIRLIB_CACHE", str(finished.parent / "cache"))
     patch.setenv("HYDRA_FULL_ERROR", "0")  # put back after the test: a command sets it
     patch.chdir(home)
-    running = Page(home, finished, patch)
+    running = Page(home, finished, patch, output)
     for block in own:
         running.run(block)
 
@@ -126,11 +147,12 @@ def test_page(
     tmp_path: Path,
     finished: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
 ) -> None:
     if own[0].long and "long" not in request.config.option.markexpr:
         pytest.skip("it takes long: pytest -m long")
-    run_page(page, own, tmp_path, finished, monkeypatch)
+    run_page(page, own, tmp_path, finished, monkeypatch, capfd)
 
 
 @pytest.mark.parametrize(
