@@ -26,7 +26,7 @@ def settings(place: RunDirectory, new_words: list[str], trust: Sequence[str]) ->
     """
     where = [word for word in new_words if key(word) == _SEARCHPATH]
     new_words = [word for word in new_words if key(word) not in (*_OF_THE_START, _SEARCHPATH)]
-    old_words = stored.words_of(place.path, _OF_THE_START)
+    old_words = stored.words_of(place.path, (*_OF_THE_START, *map(key, where)))
     changed = {key(word) for word in new_words}
     words = [*(word for word in old_words if key(word) not in changed), *new_words]
     config = _composed([*where, *words], place.path)

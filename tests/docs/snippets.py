@@ -35,6 +35,11 @@ COMMENT = re.compile(r"<!-- (not run|needs|long|file|writes)(?:: ([^>]*?))? -->\
 FOLDER = re.compile(r"<!-- in: (\S+) -->")
 EVASIONS = {"bash", "sh", "shell", "zsh", "pycon", "py"}
 
+NEVER = re.compile(
+    r"(pip|make|curl|git|rm|sudo|sbatch|torchrun|tensorboard|eval)\b|(python -m sairlib\.|sairlib-)serve\b"
+)
+"""Commands that a test must not run: they install, remove, fetch, or serve until they are stopped."""
+
 TINY = {"training.epochs": "1", "max_len": "8", "device": "cpu", "threads": "1", "training.batch_size": "128"}
 """Settings of every training, in place of the given ones."""
 WIDTH = "model.d"

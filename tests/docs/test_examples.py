@@ -45,10 +45,10 @@ def test_the_model_loss_and_reader_train_together_and_load_if_trusted(here: Path
 def test_a_run_with_settings_of_one_s_own_is_resumed(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(train.main, monkeypatch, *WORDS, "run_dir=run") == 0
+    sairlib.study(*WORDS).run("run")
     more = ("run", "trust=[my_parts]", "training.epochs=2")
     assert call(resume.main, monkeypatch, *more) == 1
-    assert "model/decay" in capfd.readouterr().err
+    assert "give hydra.searchpath=... again" in capfd.readouterr().err
     assert call(resume.main, monkeypatch, *more, OWN) == 0
     assert "epoch   2" in capfd.readouterr().out
     again = [word.replace("epochs=1", "epochs=3") for word in WORDS]

@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command_helpers import call
-from snippets import EVASIONS, ROOT, Block, blocks, folder, pages, small, split_command
+from snippets import EVASIONS, NEVER, ROOT, Block, blocks, folder, pages, small, split_command
 
 import sairlib
 
@@ -63,6 +63,7 @@ class Page:
             self._command(block, command)
 
     def _command(self, block: Block, command: str) -> None:
+        assert not NEVER.match(command), f"{block.name}: {command}: say why it is not run"
         ours = OURS.match(command)
         if ours is None or SHELL.search(command.partition("  #")[0]):
             self._in_shell(block, command)
@@ -170,6 +171,8 @@ def test_every_block_is_of_a_kind_that_runs_or_is_only_shown() -> None:
     assert not empty, f"no line begins with '$ ' in {empty}"
     silent = [block.name for block in ALL if block.about == ("not run", "")]
     assert not silent, f"no reason is given for {silent}"
+    wild = [block.name for block in ALL if not block.why_not and any(map(NEVER.match, block.commands()))]
+    assert not wild, f"say why these are not run, <!-- not run: REASON --> before the block: {wild}"
     n_run = sum(block.runs and not block.why_not for block in ALL)
     assert n_run > 15, "the documents lost their snippets"
 
