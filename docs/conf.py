@@ -35,9 +35,7 @@ html_css_files = ["tables.css"]
 def _lead_on(app: Sphinx, name: str, text: list[str]) -> None:
     """Links of a page that is written by hand; those of the made ones are made so."""
     if not name.startswith("made/") and Path(app.env.doc2path(name)).suffix == ".md":
-        awaited = {Path(page).stem for page in links.awaited()}  # of the table of contents
-        lines = [line for line in text[0].splitlines() if line not in awaited]
-        text[0] = links.for_page("\n".join(lines), f"docs/{name}.md", f"docs/{name}.md")
+        text[0] = links.for_page(text[0], f"docs/{name}.md", f"docs/{name}.md")
 
 
 def _explain(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:

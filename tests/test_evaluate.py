@@ -80,6 +80,16 @@ def test_a_batch_size_changes_nothing(command: Command) -> None:
         assert one[ranking] == pytest.approx(same[ranking], abs=1e-6)
 
 
+def test_metrics_of_lists_are_reported_if_asked(command: Command) -> None:
+    code, out, _ = command("run=run", "output=lists.json", "evaluation.lists=4")
+    lists = result("lists.json").pop("lists")
+    assert code == 0 and list(lists) == ["k", "coverage", "gini", "novelty", "popular_share"]  # there are no categories
+    assert lists["k"] == 4 and 0 < lists["coverage"] <= 1
+    assert f"lists of 4\ncoverage       {lists['coverage']:.4f}" in out
+    assert {name: value for name, value in result("lists.json").items() if name != "lists"} == result("run/test.json")
+    assert refused(command("run=run", "evaluation.lists=-1"), "evaluation.lists=-1")
+
+
 def test_mistakes_get_one_line_and_leave_nothing(command: Command) -> None:
     before = contents(Path())
     assert refused(command(), "which run?", "sairlib.evaluate DIR")

@@ -159,6 +159,19 @@ def test_figures_of_an_earlier_end_are_not_taken_for_those_of_the_run(
     assert code == 0 and "finished" not in out and (run_of_two_epochs / "test.json").read_text() == old
 
 
+def test_a_finished_run_of_a_version_without_lists_can_be_given_them(
+    home: Path, command: Command, run_of_two_epochs: Path
+) -> None:
+    config, test = run_of_two_epochs / "config.yaml", run_of_two_epochs / "test.json"
+    config.write_text(config.read_text().replace("  lists: 0\n", ""))
+    before = json.loads(test.read_text())
+    code, out, _ = command("resume=true", "evaluation.lists=3")
+    assert code == 0 and "lists of 3" in out and "epoch   " not in out
+    after = json.loads(test.read_text())
+    assert after.pop("lists")["k"] == 3 and after == before
+    assert "nothing is repeated" in command("resume=true", "evaluation.lists=3")[1]
+
+
 def test_a_run_whose_patience_has_ended_is_not_trained_on(home: Path, command: Command) -> None:
     words = ("training.epochs=30", "training.patience=1", "training.lr=1e-9")
     code, out, _ = command(*words)

@@ -34,8 +34,8 @@ def for_page(text: str, source: str, page: str) -> str:
     """The Markdown ``text`` of the file ``source`` with its links leading on from ``page``, both as paths in the
     repository.
 
-    A link to a file that is no page leads to a copy of it. A link to a folder, or to a page that does not exist yet,
-    becomes its text. ValueError for a link to nothing.
+    A link to a file that is no page leads to a copy of it; a link to a folder becomes its text. ValueError for a link
+    to nothing.
     """
     pieces = FENCE.split(text)
     return "".join(
@@ -52,16 +52,9 @@ def _link(found: re.Match[str], source: str, page: str) -> str:
     wanted = os.path.normpath(PurePosixPath(source).parent / path)
     wanted = ELSEWHERE.get(wanted, wanted)
     file = REPOSITORY / wanted
-    if file.is_dir() or wanted in awaited():
+    if file.is_dir():
         return text
     if not file.is_file() and not wanted.startswith(f"{MADE}/"):
         raise ValueError(f"{source}: the link to {target} leads to nothing")
     leads = os.path.relpath(wanted, PurePosixPath(page).parent) + (f"#{anchor}" if anchor else "")
     return f"{image}[{text}]({leads})"
-
-
-def awaited() -> set[str]:
-    """Pages that others link to already, and that are not written yet."""
-    names = ("data", "describe", "recommend", "serve", "export")
-    pages = {f"docs/{name}.md" for name in names}
-    return {page for page in pages if not (REPOSITORY / page).is_file()}

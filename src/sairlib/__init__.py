@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sairlib.batch import History
+    from sairlib.data.interactions import Interactions
     from sairlib.data.split import Part, Split
     from sairlib.errors import NonFiniteError, UserError
     from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "batch": ("History",),
+    "data.interactions": ("Interactions",),
     "data.split": ("Part", "Split"),
     "errors": ("NonFiniteError", "UserError"),
     "models.recommender": ("ClozeModel", "Head", "Recommender", "SequenceModel", "StepModel"),
@@ -40,6 +42,7 @@ __all__ = [
     "ClozeModel",
     "Head",
     "History",
+    "Interactions",
     "NonFiniteError",
     "Part",
     "Recommender",
@@ -71,28 +74,37 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, "__version__"})
 
 
-def study(*words: str) -> "Study":
+def study(*words: str, data: "Interactions | None" = None) -> "Study":
     """Assemble a study from words of the command line, such as ``"model=sasrec"`` or ``"training.lr=5e-4"``.
+
+    ``data`` takes the place of a data set: see ``Interactions.from_pandas``. Filters apply to it, and the run has to be
+    loaded with the same data again.
 
     This reads the data and builds the model; ``Study.run`` trains and writes the run directory. Relative folders start
     at the working directory. UserError for unknown or bad settings, and for data that is missing or cannot be read.
     """
     from sairlib import build, configuration  # here, so that importing sairlib does not wait for Hydra
 
+    given = [] if data is None else ["data=..."]
+    if data is not None:
+        words = ("dataset=python", *words)
     with configuration.user_errors():
         config = configuration.compose(words)
-        command = f"sairlib.study({', '.join(map(repr, words))})"
-        return build.study(config, command, configuration.words_document(words))
+        command = f"sairlib.study({', '.join([*map(repr, words), *given])})"
+        return build.study(config, command, configuration.words_document(words), data)
 
 
-def load(directory: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> "Run":
+def load(
+    directory: str | Path, device: str = "auto", trust: Sequence[str] = (), data: "Interactions | None" = None
+) -> "Run":
     """Load the run in ``directory``: its split, its evaluator, and the model with the weights that validation chose.
 
     ``device`` is ``auto``, ``cpu``, ``cuda``, ... A run may be a stranger's: only classes of sairlib are made, and of
-    the packages in ``trust``, such as ``("my_models",)``. UserError if there is no run, if it names other classes, if
+    the packages in ``trust``, such as ``("my_models",)``. ``data`` is for a run whose data was given from Python: give
+    the same again. UserError if there is no run, if it names other classes, if
     the device is not available, or if the data is not what the weights were trained on.
     """
     from sairlib import build, configuration
 
     with configuration.user_errors():
-        return build.load_run(Path(directory), device=device, trust=tuple(trust))
+        return build.load_run(Path(directory), device=device, trust=tuple(trust), data=data)

@@ -114,7 +114,7 @@ def last_steps(items_BN: Tensor) -> Tensor:
 
 def at_steps(states_BND: Tensor, steps_B: Tensor) -> Tensor:
     """The state at one step of each row (B, D)."""
-    return states_BND[torch.arange(len(steps_B), device=steps_B.device), steps_B]
+    return states_BND[torch.arange(steps_B.shape[0], device=steps_B.device), steps_B]
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:

@@ -10,11 +10,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sairlib import make, processes, stored
+from sairlib.build_data import DataParts as DataParts
+from sairlib.build_data import data_parts as data_parts
+from sairlib.build_data import split as split
 from sairlib.configuration import CONFIG_PATH as CONFIG_PATH
 from sairlib.configuration import compose as compose
-from sairlib.data.download import locate
-from sairlib.data.filters import Filters
-from sairlib.data.prepare import prepare
+from sairlib.data.interactions import Interactions
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Split
 from sairlib.errors import UserError
@@ -63,27 +64,8 @@ class RunSettings:
             raise UserError(f"max_len={self.max_len}: must be 1 or more, and less than 2^31")
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """Where a data set is found, the arguments of ``locate``."""
-
-    name: str
-    archive: str
-    url: str | None = None
-    checksum: str | None = None
-    homepage: str | None = None
-
-
-@dataclass(frozen=True)
-class Folders:
-    """The folder of data sets, and the one in which prepared data is cached."""
-
-    root: str
-    cache: str | None
-
-
-def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Study:
-    """Assemble all objects of a run. ``command`` and ``documents`` are as in ``About``.
+def study(config: DictConfig, command: str, documents: Mapping[str, str], data: Interactions | None = None) -> Study:
+    """Assemble all objects of a run. ``command`` and ``documents`` are as in ``About``; ``data`` as in ``split``.
 
     UserError for a bad configuration or bad data. Settings are checked before the data is read.
     """
@@ -100,7 +82,7 @@ def study(config: DictConfig, command: str, documents: Mapping[str, str]) -> Stu
         torch.set_num_threads(int(config.threads))
     if processes.rank():
         processes.wait()  # until the first has filled the cache
-    data_split = split(config)
+    data_split = split(config, data)
     if processes.rank() == 0:
         processes.wait()
     recommender = model(config, data_split, device, copies=3)  # the gradient, and a mean of it at least
@@ -137,22 +119,6 @@ def check_run(config: DictConfig) -> None:
     make.settings(make.only(config, known), "", RunSettings)
 
 
-def split(config: DictConfig) -> Split:
-    """Find, read, filter and split the data set; UserError if one of these fails."""
-    dataset = make.group(config, "dataset")
-    reader = make.reader(config, "dataset.reader")
-    filters = make.settings(config, "dataset.filters", Filters)
-    location = make.only(dataset, (str(key) for key in dataset if key not in ("reader", "filters")))
-    data_set = make.settings(OmegaConf.create({"dataset": location}), "dataset", DataSet)
-    folders = make.settings(config, "data", Folders)
-    rule = make.split_rule(config, "split")
-    try:
-        source = locate(root=Path(folders.root).expanduser(), **vars(data_set))
-    except (OSError, ValueError, RuntimeError) as error:  # a path that cannot be one; a home that nobody has
-        raise error if isinstance(error, UserError) else UserError(f"data.root={folders.root}: {error}") from error
-    return rule(prepare(source, reader, filters, Path(folders.cache) if folders.cache else None))
-
-
 def model(config: DictConfig, split: Split, device: torch.device, copies: int = 1) -> Recommender:
     """The configured model on ``device``, given the sizes of the data, its categories and the maximum length.
 
@@ -183,9 +149,11 @@ def objective(config: DictConfig, store: SequenceStore, batch_size: int) -> Obje
 
 
 def make_evaluator(split: Split, store: SequenceStore, settings: EvaluationSettings) -> Evaluator:
-    """The evaluator, with the candidates of its sampled ranking; UserError if these do not fit into memory."""
+    """The evaluator, with the candidates of its sampled ranking; UserError if these or its lists do not fit into
+    memory."""
     n_bytes = len(split.eval_users) * settings.n_candidates * 8
     check_fits(f"evaluation.n_candidates={settings.n_candidates}", n_bytes)
+    check_fits(f"evaluation.lists={settings.lists}", len(split.test) * min(settings.lists, split.dataset.n_items) * 8)
     return Evaluator(split, store, settings)
 
 
@@ -195,13 +163,17 @@ def identity(config: DictConfig, split: Split) -> dict[str, str]:
 
 
 def load_run(
-    directory: Path, overrides: DictConfig | None = None, device: str = "auto", trust: Sequence[str] = ()
+    directory: Path,
+    overrides: DictConfig | None = None,
+    device: str = "auto",
+    trust: Sequence[str] = (),
+    data: Interactions | None = None,
 ) -> Run:
     """Load a run: its data, its evaluator and its best model.
 
     Values in ``overrides.data`` and ``overrides.evaluation`` that are not null replace the run's settings. Only classes
-    of sairlib and of the packages in ``trust`` are made. UserError for a directory without a run, for a run that names
-    other classes, or if the data is not what the weights were trained on.
+    of sairlib and of the packages in ``trust`` are made. ``data`` is as in ``split``. UserError for a directory
+    without a run, for a run that names other classes, or if the data is not what the weights were trained on.
     """
     config = stored.settings_of(directory, trust)
     for group in ("data", "evaluation"):
@@ -213,7 +185,7 @@ def load_run(
     target_device = runtime.choose_device(device)
     evaluation = make.settings(config, "evaluation", EvaluationSettings)
     state = checkpoint.load(directory / "best.pt", target_device)
-    data_split = split(config)
+    data_split = split(config, data)
     store = SequenceStore(data_split, config.max_len, target_device)
     best_model = model(config, data_split, target_device)
     epoch = load_weights(best_model, state, identity(config, data_split), directory / "best.pt")

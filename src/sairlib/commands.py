@@ -98,12 +98,14 @@ def run_command(main: Callable[[list[str]], object], explain: Callable[[], str])
         sys.exit(130)
 
 
-def options() -> str:
-    """The groups of ``conf/`` and their options, for people."""
+def options(*groups: str) -> str:
+    """The groups of ``conf/``, or these of them, and their options, for people."""
     lines = ["Groups and their options:"]
     for folder in sorted(path for path in CONF.rglob("*") if path.is_dir() and any(path.glob("*.yaml"))):
         names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
         name = folder.relative_to(CONF).as_posix()
+        if groups and name not in groups:
+            continue
         start = f"    experiment={name.partition('/')[2]}/" if name.startswith("experiment/") else f"    {name}="
         lines.append(
             textwrap.fill(

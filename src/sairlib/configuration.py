@@ -29,6 +29,14 @@ def _unique() -> str:
     return "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(6))
 
 
+def _stem(path: Any) -> str:
+    """The name of a data set from the path of its first file: ``logs`` for ``logs.csv.gz``."""
+    first = next(iter(path), None) if isinstance(path, Sequence) and not isinstance(path, str) else path
+    name = re.sub(r"[*?\[\]]+", "", Path(str(first)).name) if first else ""
+    return Path(name.removesuffix(".gz")).stem.strip(".-_ ") or "table"
+
+
+OmegaConf.register_new_resolver("stem", _stem, replace=True)
 OmegaConf.register_new_resolver("unique", _unique, use_cache=True, replace=True)
 
 

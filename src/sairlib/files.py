@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,30 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
     finally:  # it exists after a failure or an interruption only
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Make the folder ``path`` at once: the block fills a temporary one beside it, which takes its name at the end.
+
+    UserError if something other than an empty folder is there already, or if it cannot be written. If the block
+    raises, nothing is left.
+    """
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} exists already; give another name, or remove it first")
+    whole = path.absolute()  # "." has no name
+    partial = whole.with_name(f"{whole.name}.{os.getpid()}.tmp")
+    try:
+        partial.mkdir()
+        yield partial
+        if path.is_dir():
+            path.rmdir()  # empty; not every system renames onto it
+        partial.rename(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(not_written(path, error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

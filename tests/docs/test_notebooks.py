@@ -8,8 +8,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-NEEDS = {"your-data": "dataset/table.yaml"}
-"""Options without which a notebook cannot run, by its name."""
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -28,9 +26,6 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     pytest.importorskip("ipykernel")
     if path.stem == "interests":
         pytest.importorskip("matplotlib")
-    needed = ROOT / "conf" / NEEDS.get(path.stem, "train.yaml")
-    if not needed.is_file():
-        pytest.skip(f"needs {needed.name}")
     monkeypatch.setenv("SAIRLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")

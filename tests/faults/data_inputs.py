@@ -35,7 +35,10 @@ class DataSet:
 def _sets() -> list[DataSet]:
     found = []
     for path in sorted(CONF.glob("*.yaml")):
-        reader = instantiate(OmegaConf.load(path).reader)
+        reader = OmegaConf.load(path).get("reader", {})
+        if reader.get("_target_", "").rpartition(".")[2] not in ("GroupLens", "UserItemText"):
+            continue
+        reader = instantiate(reader)
         names = ["ratings.csv", "ratings.dat", "u.data"] if isinstance(reader, GroupLens) else [reader.file]
         found += [DataSet(reader, name) for name in names]
     return list(dict.fromkeys(found))

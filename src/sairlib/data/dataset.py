@@ -81,8 +81,8 @@ class Dataset:
 def index(interactions: Interactions) -> Dataset:
     """Sort by user, then timestamp, then original row, and number the file's ids densely in ascending order."""
     frame = interactions.frame
-    users, user_codes = pd.factorize(frame[USER].to_numpy(np.int64), sort=True)
-    items, item_codes = pd.factorize(frame[ITEM].to_numpy(np.int64), sort=True)
+    users, user_codes = _dense(frame[USER].to_numpy())
+    items, item_codes = _dense(frame[ITEM].to_numpy())
     times: Times | None = frame[TIMESTAMP].to_numpy() if TIMESTAMP in frame else None
     order = _order(users, np.zeros(1, np.int64) if times is None else times)
     offsets = np.zeros(len(user_codes) + 1, np.int64)
@@ -91,19 +91,35 @@ def index(interactions: Interactions) -> Dataset:
     ordered_items = items[order].astype(np.int64, copy=False)
     ordered_items += 1
     ordered_times = None if times is None else times[order]
-    notes = (*interactions.dropped, *find_notes(ordered_items, offsets, ordered_times))
+    notes = (*interactions.dropped, *interactions.notes, *find_notes(ordered_items, offsets, ordered_times))
     user_ids = user_codes if interactions.user_ids is None else interactions.user_ids[user_codes]
     item_ids = item_codes if interactions.item_ids is None else interactions.item_ids[item_codes]
     titles = _titles(interactions.titles, item_codes)
     return Dataset(ordered_items, offsets, user_ids, item_ids, table, names, ordered_times, notes, titles)
 
 
-def _order(users: Ints, times: Times) -> NDArray[np.intp]:
+def _dense(values: NDArray[np.generic]) -> tuple[NDArray[np.generic], Ints]:
+    """Each value's number among the distinct values, which ascend, and these."""
+    top = int(values.max())
+    if top > 4 * len(values) + 1_000_000:  # a table of all values would be large
+        codes, distinct = pd.factorize(values.astype(np.int64, copy=False), sort=True)
+        return codes, distinct
+    there = np.zeros(top + 1, bool)
+    there[values] = True
+    numbers = np.cumsum(there, dtype=np.int32 if top < 2**31 - 1 else np.int64)
+    numbers -= 1
+    return numbers[values], np.flatnonzero(there).astype(np.int64, copy=False)
+
+
+def _order(users: NDArray[np.generic], times: Times) -> NDArray[np.intp]:
     """The order by user, then time, then row; ``users`` are dense ids."""
     if times.dtype == np.int64:
         first, span = int(times.min()), int(times.max()) - int(times.min()) + 1
         if span * (int(users.max()) + 1) < 2**63:  # user and time fit into one integer: one sort instead of two
-            return np.argsort(users * span + (times - first), kind="stable")
+            keys = users.astype(np.int64)  # a copy, changed in place
+            keys *= span
+            keys += times - first  # type: ignore[arg-type]
+            return np.argsort(keys, kind="stable")
     return np.lexsort((times, users))
 
 

@@ -58,14 +58,23 @@ class Filters:
 def k_core(users: NDArray[np.int64], items: NDArray[np.int64], user_core: int, item_core: int) -> NDArray[np.bool_]:
     """Mask (one boolean for each action) of the largest subset in which every user has ``user_core`` actions and every
     item ``item_core``. Repeated actions count."""
-    remaining = np.arange(len(users))
-    user_codes, item_codes = pd.factorize(users)[0], pd.factorize(items)[0]
+    return core_of_codes(pd.factorize(users)[0], pd.factorize(items)[0], user_core, item_core)
+
+
+def core_of_codes(
+    user_codes: NDArray[np.intp], item_codes: NDArray[np.intp], user_core: int, item_core: int
+) -> NDArray[np.bool_]:
+    """``k_core`` of users and items that are numbered from 0; numbers may be missing."""
+    mask = np.ones(len(user_codes), bool)
     while True:
-        enough = (np.bincount(user_codes) >= user_core)[user_codes] & (np.bincount(item_codes) >= item_core)[item_codes]
+        enough = np.ones(len(user_codes), bool)
+        for codes, core in ((user_codes, user_core), (item_codes, item_core)):
+            counts = np.bincount(codes) if core > 1 else np.zeros(1, np.intp)
+            too_rare = (counts > 0) & (counts < core)
+            if too_rare.any():  # looking every action up takes longer than counting
+                enough &= ~too_rare[codes]
         if enough.all():
-            break
+            return mask
         # Dropping a user may make an item too rare, and the other way round: repeat on what remains.
-        remaining, user_codes, item_codes = remaining[enough], user_codes[enough], item_codes[enough]
-    mask = np.zeros(len(users), bool)
-    mask[remaining] = True
-    return mask
+        mask[mask] = enough
+        user_codes, item_codes = user_codes[enough], item_codes[enough]

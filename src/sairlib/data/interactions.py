@@ -1,6 +1,7 @@
 """One table of who did what and when, checked on construction. All column names are defined here."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ class Interactions:
 
     ``user_ids`` and ``item_ids`` are for ids that are no such integers: the integers in all three tables are then
     indices into them. Both ascend and have no duplicates. ``dropped`` says in one line for each reason how many rows
-    of the source were left out.
+    of the source were left out, ``notes`` what else was decided.
 
     Raises UserError, naming the source and the first bad row, for a table that is empty, lacks a column, or
     holds a missing, negative or non-numeric value.
@@ -52,6 +53,7 @@ class Interactions:
     user_ids: Ids | None = None
     item_ids: Ids | None = None
     dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for column in (USER, ITEM):
@@ -93,3 +95,37 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    @classmethod
+    def from_pandas(
+        cls,
+        frame: Any,
+        *,
+        user: str = USER,
+        item: str = ITEM,
+        time: str | None = None,
+        rating: str | None = None,
+        category: str | None = None,
+        title: str | None = None,
+        items: Any = None,
+        missing: str = "error",
+        time_unit: str = "auto",
+        category_separator: str = "|",
+        source: str = "the frame",
+    ) -> "Interactions":
+        """The actions in a frame of pandas, or of any library that speaks Arrow or the interchange protocol (polars,
+        pyarrow); a row is an action.
+
+        ``user``, ``item``, ... are names of its columns. ``items``: another frame that describes the items, with the
+        columns ``item``, ``title`` and ``category`` (which then need not be in ``frame``). Ids may be of any type;
+        times are numbers, dates, or texts of these. Without ``time`` the order of the rows counts. ``missing``,
+        ``time_unit`` and ``category_separator`` are as for files: docs/data.md. ``source`` names the data in messages.
+
+        UserError, naming the row, for a missing column, a missing value (unless ``missing="drop"``), or a time or
+        rating that cannot be read.
+        """
+        from sairlib.data.frames import read_frame  # here: it needs what is defined above
+
+        names = {USER: user, ITEM: item, TIMESTAMP: time, RATING: rating, CATEGORY: category, TITLE: title}
+        rules = {"missing": missing, "time_unit": time_unit, "category_separator": category_separator}
+        return read_frame(frame, names, items, rules, source)

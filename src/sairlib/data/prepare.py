@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sairlib.batch import PAD
 from sairlib.data.dataset import Dataset, index
 from sairlib.data.filters import Filters
+from sairlib.data.hashes import remembered
 from sairlib.data.ids import Ids, pack, unpack
 from sairlib.data.interactions import Interactions
 from sairlib.data.source import Source
@@ -46,9 +47,10 @@ def prepare(source: Source, reader: Reader, filters: Filters, cache: Path | None
     """
     if cache is None:
         return index(filters.apply(reader.read(source)))
-    ingredients = [VERSION, source.sha256(reader.files(source)), repr(reader), asdict(filters)]
+    cache = cache.expanduser()
+    ingredients = [VERSION, remembered(source, reader.files(source), cache), repr(reader), asdict(filters)]
     key = hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:32]
-    path = cache.expanduser() / f"{key}.npz"
+    path = cache / f"{key}.npz"
     stored = _read(path, key)
     if stored is not None:
         return stored

@@ -147,6 +147,12 @@ class Unseen:
         self.sizes = n_items - counts
         """How many items each user has not seen (U)."""
 
+    def users_of_items(self) -> Tensor:
+        """How many users have seen each item (M + 1)."""
+        owner = torch.repeat_interleave(self.n_items - self.sizes)
+        rank = torch.arange(len(owner), device=owner.device) - self.starts[owner]
+        return torch.bincount(self.keys + 1 + rank - owner * (self.n_items + 1), minlength=self.n_items + 1)
+
     def at(self, users: Tensor, ranks: Tensor) -> Tensor:
         """The unseen items of ``users`` at ``ranks`` (same shapes, ranks from 0); PAD for a rank past the last one."""
         below = torch.searchsorted(self.keys, users * (self.n_items + 1) + ranks, right=True) - self.starts[users]

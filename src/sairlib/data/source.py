@@ -1,10 +1,12 @@
 """A data set on disk, a folder or a zip file, read in place: nothing is extracted."""
 
+import gzip
 import hashlib
 import io
+import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -14,20 +16,35 @@ from sairlib.errors import UserError
 _MAX_RATIO = 200  # published rating tables compress 2 to 5 times; a bomb 1,000 times or more
 _SMALL = 16 << 20  # what unpacks to no more than this does no harm
 _MAX_MEMBERS = 100_000
+ACTIONS, ITEMS = "actions", "items"
+"""What files that a person names hold: who did what, or a description of the items."""
 
 
 class Source:
     """The files of a data set, found by base name at any depth.
+
+    ``given`` is empty, but for files that were named one by one (``of_files``): their names by what they hold.
 
     Raises UserError if ``path`` is neither a folder nor a complete zip file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.given: Mapping[str, Sequence[str]] = {}
         self._zipped = not path.is_dir()
         self._members: dict[str, list[str]] = {}
         for member in self._list_zip() if self._zipped else self._list_folder():
             self._members.setdefault(PurePosixPath(member).name, []).append(member)
+
+    @classmethod
+    def of_files(cls, given: Mapping[str, Sequence[Path]]) -> "Source":
+        """Files that need not lie together, ``ACTIONS`` and perhaps ``ITEMS``; their names are their whole paths."""
+        source = cls.__new__(cls)
+        source.path = given[ACTIONS][0]
+        source.given = {kind: [str(path) for path in paths] for kind, paths in given.items()}
+        source._zipped = False
+        source._members = {name: [name] for names in source.given.values() for name in names}
+        return source
 
     def has(self, name: str) -> bool:
         """Whether there is at least one file of this name."""
@@ -35,10 +52,15 @@ class Source:
 
     def where(self, name: str) -> str:
         """The path of the one file of this name, for messages; UserError as in ``open``."""
-        return one_line(self.path / self._find(name).lstrip("/"))
+        return one_line(name if self.given else self.path / self._find(name).lstrip("/"))
+
+    def on_disk(self, name: str) -> Path:
+        """The file that holds the one file of this name: itself, or the zip."""
+        member = self._find(name)
+        return self.path if self._zipped else self.path / member  # a given file's name is its whole path
 
     @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
+    def open(self, name: str) -> Iterator[io.BufferedReader]:
         """Open the one file of this name for reading.
 
         UserError if there is none, or several, or it is damaged, or no regular file (a pipe, a device).
@@ -56,15 +78,36 @@ class Source:
                     stream = stack.enter_context((self.path / member).open("rb"))
             yield stack.enter_context(io.BufferedReader(_Contents(stream, where, size), 1 << 16))
 
+    @contextmanager
+    def open_unpacked(self, name: str) -> Iterator[io.BufferedReader]:
+        """As ``open``; a file that gzip has packed is unpacked."""
+        with self.open(name) as stream:
+            if stream.peek(2)[:2] != b"\x1f\x8b":
+                if stream.peek(4)[:4] == b"PK\3\4":
+                    raise UserError(
+                        f"{self.where(name)}: a zip, or a file of an office program; unpack it, or export csv"
+                    )
+                yield stream
+                return
+            with gzip.GzipFile(fileobj=stream) as unpacked:
+                yield io.BufferedReader(_Contents(unpacked, self.where(name), None), 1 << 20)
+
     def sha256(self, names: Iterable[str]) -> str:
-        """Hash of the names and contents of these files; the same for a folder and for its zip."""
+        """Hash of the names and contents of these files; the same for a folder and for its zip.
+
+        Of files that were named one by one their order counts, and what they hold, but not in which folder they are.
+        """
         digest = hashlib.sha256()
-        for name in sorted(names):
+        if self.given:
+            kinds = {kind: [Path(name).name for name in given] for kind, given in self.given.items()}
+            digest.update(json.dumps(kinds).encode())
+        for name in names if self.given else sorted(names):
             content = hashlib.sha256()
             with self.open(name) as stream:
                 while block := stream.read(1 << 20):
                     content.update(block)
-            digest.update(f"{content.hexdigest()}  {name}\n".encode())
+            shown = Path(name).name if self.given else name
+            digest.update(f"{content.hexdigest()}  {shown}\n".encode())
         return digest.hexdigest()
 
     def _find(self, name: str) -> str:
@@ -107,7 +150,7 @@ class Source:
 class _Contents(io.RawIOBase):
     """The bytes of a file, ``size`` of them if that is known. Whatever a decompressor raises becomes a UserError."""
 
-    def __init__(self, stream: IO[bytes], where: str, size: int | None) -> None:
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, where: str, size: int | None) -> None:
         self._stream = stream
         self._where = where
         self._left = size

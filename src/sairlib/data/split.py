@@ -1,7 +1,7 @@
 """Splits: which actions train, and which are held out as targets."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -39,7 +39,7 @@ class Split:
     """A data set, the part of it that trains, and the targets held out for validation and test.
 
     The first ``train_lengths[u]`` (U) actions of user u train. ValueError if a target is not among its user's later
-    actions. ``name`` is the rule that made the split.
+    actions. ``name`` is the rule that made the split; it is part of the hash, ``notes`` are not.
     """
 
     dataset: Dataset
@@ -47,6 +47,8 @@ class Split:
     validation: Targets
     test: Targets
     name: str = "leave-one-out 1"
+    notes: tuple[str, ...] = ()
+    """What was left out, in one line each, with counts."""
 
     def __post_init__(self) -> None:
         lengths = np.diff(self.dataset.offsets)
@@ -106,6 +108,29 @@ def chronological(dataset: Dataset, share: float = 0.8, min_actions: int = MIN_A
     lengths = np.diff(dataset.offsets)
     past = np.ceil(np.round(share * lengths, 9)).astype(np.int64)  # 0.55 * 100 is 55.00000000000001
     return _cut(dataset, np.minimum(past, lengths - 1) - 1, min_actions, f"chronological {share} 1")
+
+
+def leave_last(dataset: Dataset, n_targets: int = 10, min_actions: int | None = None) -> Split:
+    """Each user's last ``n_targets`` actions are test targets, each predicted from all before it; the one before them
+    is the validation target, the rest trains.
+
+    Several targets a user make intervals over users narrower than leave-one-out's. Users with fewer than
+    ``min_actions`` actions (by default ``n_targets`` + 2) train on all of them and are not evaluated. UserError as in
+    ``leave_one_out``, and for ``n_targets`` below 1.
+    """
+    if n_targets < 1:
+        raise UserError(f"split.n_targets={n_targets}: must be 1 or more")
+    least = n_targets + 2
+    if min_actions is not None and min_actions < least:
+        raise UserError(
+            f"split.min_actions={min_actions}: must be {least} or more: {n_targets} test, one validates, one trains"
+        )
+    lengths = np.diff(dataset.offsets)
+    cut = _cut(dataset, lengths - n_targets - 1, min_actions or least, f"leave-last {n_targets} 1")
+    users = cut.test.users_E
+    ends = np.repeat(lengths[users], n_targets)
+    positions = ends - np.tile(np.arange(n_targets, 0, -1), len(users))
+    return replace(cut, test=Targets(np.repeat(users, n_targets), positions))
 
 
 def _cut(dataset: Dataset, train_lengths: Ints, min_actions: int, name: str) -> Split:

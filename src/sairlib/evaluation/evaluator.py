@@ -1,5 +1,6 @@
 """Ranks of held-out items by a model. Ties are counted, never broken (see ``metrics.py``)."""
 
+from collections.abc import Callable
 from operator import itemgetter
 
 import numpy as np
@@ -12,8 +13,9 @@ from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part, Split
 from sairlib.errors import NonFiniteError, UserError, out_of_memory
 from sairlib.evaluation.candidates import Candidates, candidates
+from sairlib.evaluation.lists import list_metrics
 from sairlib.evaluation.rankings import EvaluationSettings, Ranks
-from sairlib.evaluation.top import SCORES_AT_ONCE
+from sairlib.evaluation.top import SCORES_AT_ONCE, top
 from sairlib.models.recommender import Recommender
 
 
@@ -30,6 +32,7 @@ class Evaluator:
                 raise UserError(f"the split has no targets in its {part.value} part: there is nothing to rank")
         self.store = store
         self.settings = settings
+        self._item_categories = split.dataset.item_categories
         self._rows_at_once = settings.batch_size
         self.drawn: Candidates | None = None
         if settings.n_candidates:
@@ -57,27 +60,55 @@ class Evaluator:
         counts = {
             name: torch.zeros(shape, dtype=torch.long, device=self.store.device) for name in self.settings.rankings
         }
+        at_once = max(1, SCORES_AT_ONCE // (model.n_items + 1))
+
+        def count(piece: EvalBatch, states: State) -> None:
+            for first in range(0, len(piece.rows_B), at_once):
+                rows = slice(first, first + at_once)
+                self._count(model, part, _take(piece, rows), map_state(itemgetter(rows), states), counts)
+
+        self._each(model, part, count)
+        return {name: Ranks(*processes.total(count).cpu().numpy()) for name, count in counts.items()}
+
+    @torch.no_grad()
+    def recommend(self, model: Recommender, part: Part, k: int) -> Tensor:
+        """The ``k`` items that the model ranks first before each target of ``part`` (E, K), the user's history left
+        out, in the order of ``split.targets(part)``; PAD where fewer are left. Otherwise as ``rank``."""
+        k = min(k, model.n_items)
+        items_EK = torch.full((self.store.n_targets(part), k), PAD, device=self.store.device)
+
+        def choose(piece: EvalBatch, states: State) -> None:
+            had_BX = self.store.had(part, piece.rows_B)
+            items_EK[piece.rows_B] = top(model.head, states, model.n_items, k, had_BX).items_BK
+
+        self._each(model, part, choose)
+        return processes.total(items_EK)
+
+    def list_metrics(self, model: Recommender) -> dict[str, float]:
+        """Metrics of the lists of ``settings.lists`` items that the model recommends to the test users, by name."""
+        items_EK = self.recommend(model, Part.TEST, self.settings.lists).cpu().numpy()
+        users_M = self.store.unseen.users_of_items().cpu().numpy()
+        return list_metrics(items_EK, users_M, len(self.store.starts), self._item_categories)
+
+    def _each(self, model: Recommender, part: Part, use: Callable[[EvalBatch, State], None]) -> None:
+        """Give ``use`` the targets of ``part`` with the model's states of their histories, in eval mode: this process's
+        share of them, piece by piece."""
         training = model.training
         model.eval()
         try:
             for number, batch in enumerate(self.store.evaluation(part, self.settings.batch_size)):
                 if number % processes.size() == processes.rank():
-                    self._rank_batch(model, part, batch, counts)
+                    self._each_piece(model, batch, use)
         finally:
             model.train(training)
-        return {name: Ranks(*processes.total(count).cpu().numpy()) for name, count in counts.items()}
 
-    def _rank_batch(self, model: Recommender, part: Part, batch: EvalBatch, counts: dict[str, Tensor]) -> None:
-        """Rank as many rows at once as fit into memory: when they do not, half as many from then on."""
+    def _each_piece(self, model: Recommender, batch: EvalBatch, use: Callable[[EvalBatch, State], None]) -> None:
+        """As many rows at once as fit into memory: when they do not, half as many from then on."""
         start = 0
         while start < len(batch.rows_B):
             piece = _take(batch, slice(start, start + self._rows_at_once))
             try:
-                states = map_state(single, model.newest(piece.history))
-                at_once = max(1, SCORES_AT_ONCE // (model.n_items + 1))
-                for first in range(0, len(piece.rows_B), at_once):
-                    rows = slice(first, first + at_once)
-                    self._count(model, part, _take(piece, rows), map_state(itemgetter(rows), states), counts)
+                use(piece, map_state(single, model.newest(piece.history)))
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

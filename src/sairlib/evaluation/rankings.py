@@ -21,6 +21,8 @@ class EvaluationSettings:
     full: rank against all items except the user's history.
     full_with_history: also rank against all items including the history.
     batch_size: how many histories are encoded at once.
+    lists: of the final evaluation: also report metrics of the lists of this many items that the model recommends to the
+        test users (``sairlib.evaluation.lists``); 0: none.
     """
 
     ks: tuple[int, ...] = (5, 10, 20)
@@ -30,6 +32,7 @@ class EvaluationSettings:
     full: bool = True
     full_with_history: bool = False
     batch_size: int = 256
+    lists: int = 0
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1:
@@ -44,6 +47,8 @@ class EvaluationSettings:
             raise UserError("evaluation: nothing to measure; set n_candidates > 0, full=true or full_with_history=true")
         if not 1 <= self.batch_size < 2**31:
             raise UserError(f"evaluation.batch_size={self.batch_size}: must be 1 or more, and less than 2^31")
+        if self.lists < 0:
+            raise UserError(f"evaluation.lists={self.lists}: must be 0 (no lists) or more")
 
     @property
     def rankings(self) -> tuple[str, ...]:
@@ -81,10 +86,10 @@ class Ranks:
         """Metrics averaged over targets: the reported figures."""
         return {name: float(values.mean()) for name, values in self.values(ks).items()}
 
-    def intervals(self, ks: tuple[int, ...]) -> dict[str, list[float]]:
-        """95 % bootstrap intervals [low, high] over targets (over users if each has one target)."""
+    def intervals(self, ks: tuple[int, ...], users_E: Ints | None = None) -> dict[str, list[float]]:
+        """95 % bootstrap intervals [low, high] over users, who have the targets ``users_E``; None: one each."""
         values = self.values(ks)
-        low, high = bootstrap_interval(np.stack(list(values.values()), axis=1))
+        low, high = bootstrap_interval(np.stack(list(values.values()), axis=1), users_E)
         return {name: [float(a), float(b)] for name, a, b in zip(values, low, high, strict=True)}
 
     @property

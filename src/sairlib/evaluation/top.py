@@ -3,15 +3,27 @@
 from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sairlib.batch import PAD, State, map_state
+from sairlib.batch import PAD, State, as_rows, map_state
 from sairlib.errors import NonFiniteError
 from sairlib.models.recommender import Head
 
 SCORES_AT_ONCE = 2**23
 """How many scores are held at once: 32 MB in fp32, for any number of histories and items."""
+ROWS, COLUMNS = 256, 8192
+"""Scores of a tile on a CPU: so few that they are still in its cache when they are looked at."""
+GROUP = 8
+"""How many scores of a tile stand together for the first look."""
+
+
+class LeftOut(NamedTuple):
+    """Pairs of a row and an item that is not to be chosen for it. ``rows_X`` ascend; repeats are allowed."""
+
+    rows_X: Tensor
+    items_X: Tensor
 
 
 class Top(NamedTuple):
@@ -22,49 +34,88 @@ class Top(NamedTuple):
 
 
 @torch.no_grad()
-def top(head: Head, states: State, n_items: int, k: int, left_out_BX: Tensor, allowed_C: Tensor | None = None) -> Top:
-    """The ``k`` items with the highest scores against each state, without those in ``left_out_BX`` (PAD pads).
+def top(
+    head: Head, states: State, n_items: int, k: int, left_out: LeftOut | Tensor, allowed_C: Tensor | None = None
+) -> Top:
+    """The ``k`` items with the highest scores against each state, without those in ``left_out``.
 
-    ``allowed_C``: choose among these items only, ascending and without duplicates; None: among all. NonFiniteError if
-    a score is NaN or inf.
+    ``left_out`` may also be a tensor of items (B, X), padded by PAD. ``allowed_C``: choose among these items only,
+    ascending and without duplicates; None: among all. NonFiniteError if a score is NaN or inf.
     """
-    columns_C = None if allowed_C is None else torch.cat([allowed_C.new_full((1,), PAD), allowed_C])
-    n_rows = len(left_out_BX)
-    at_once = max(1, SCORES_AT_ONCE // (n_items + 1 if columns_C is None else len(columns_C)))
+    device = as_rows(states)[0].device
+    if isinstance(left_out, Tensor):
+        rows_X, at_X = left_out.nonzero(as_tuple=True)  # PAD is 0
+        left_out = LeftOut(rows_X, left_out[rows_X, at_X])
+    if allowed_C is None:
+        items_C, left_out = torch.arange(1, n_items + 1, device=device), LeftOut(left_out.rows_X, left_out.items_X - 1)
+    else:
+        items_C, left_out = allowed_C, _columns(left_out, allowed_C)
+    at_once = ROWS if device.type == "cpu" else SCORES_AT_ONCE // COLUMNS
+    starts = range(0, max(1, len(as_rows(states)[0])), at_once)
+    ends = torch.searchsorted(left_out.rows_X, torch.tensor([*starts, 2**62], device=device)).tolist()
     pieces = []
-    for start in range(0, max(1, n_rows), at_once):
-        rows = slice(start, start + at_once)
-        pieces.append(_top(head, map_state(itemgetter(rows), states), k, left_out_BX[rows], columns_C))
+    for number, start in enumerate(starts):
+        own = slice(ends[number], ends[number + 1])
+        rows = map_state(itemgetter(slice(start, start + at_once)), states)
+        pieces.append(_top(head, rows, k, left_out.rows_X[own] - start, left_out.items_X[own], items_C))
     return Top(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
 
 
 def top_counts(counts_M: Tensor, k: int, allowed_C: Tensor | None = None) -> Top:
     """The ``k`` items that occur most often (1, K), for people of whom nothing is known."""
-    counts_1M = counts_M[None].float()
-    counts_1M[:, PAD] = -torch.inf
-    if allowed_C is not None:
-        only_1M = torch.full_like(counts_1M, -torch.inf)
-        only_1M[:, allowed_C] = counts_1M[:, allowed_C]
-        counts_1M = only_1M
-    return _best(counts_1M, k, None)
+    items_C = torch.arange(1, len(counts_M), device=counts_M.device) if allowed_C is None else allowed_C
+    counts_K, at_K = counts_M[items_C].float().topk(min(k, len(items_C)))
+    return Top(items_C[at_K][None], counts_K[None])
 
 
-def _top(head: Head, states: State, k: int, left_out_BX: Tensor, columns_C: Tensor | None) -> Top:
-    if columns_C is None:
-        scores_BC = head.score_all(states).float().clone()  # they may belong to the model
-    else:
-        scores_BC = head.score_shared(states, columns_C).float()
-        at_BX = torch.searchsorted(columns_C, left_out_BX).clamp_(max=len(columns_C) - 1)
-        left_out_BX = at_BX.where(columns_C[at_BX] == left_out_BX, PAD)
-    scores_BC[:, PAD] = 0.0
-    if not torch.isfinite(scores_BC.sum(1)).all():  # a sum is finite iff all its terms are, but for overflow
-        raise NonFiniteError("the model gives NaN or inf as a score")
-    scores_BC[:, PAD] = -torch.inf
-    scores_BC.scatter_(1, left_out_BX, -torch.inf)
-    return _best(scores_BC, k, columns_C)
+def _columns(left_out: LeftOut, items_C: Tensor) -> LeftOut:
+    """The same pairs with the places of their items in ``items_C``, without those that are not there."""
+    columns_X = torch.searchsorted(items_C, left_out.items_X).clamp_(max=len(items_C) - 1)
+    there_X = items_C[columns_X] == left_out.items_X
+    return LeftOut(left_out.rows_X[there_X], columns_X[there_X])
 
 
-def _best(scores_BC: Tensor, k: int, columns_C: Tensor | None) -> Top:
-    scores_BK, at_BK = scores_BC.topk(min(k, scores_BC.shape[1]), dim=1)
-    items_BK = at_BK if columns_C is None else columns_C[at_BK]
-    return Top(items_BK.where(scores_BK > -torch.inf, PAD), scores_BK)
+def _top(head: Head, states: State, k: int, rows_X: Tensor, columns_X: Tensor, items_C: Tensor) -> Top:
+    """Tile by tile: scores, and the best of these and of the tiles before."""
+    n_rows, k = len(as_rows(states)[0]), min(k, len(items_C))
+    starts = range(0, len(items_C), COLUMNS)
+    keys_X = columns_X * n_rows + rows_X
+    # On a CPU, numpy's sort is much faster than torch's.
+    keys_X = torch.from_numpy(np.sort(keys_X.numpy())) if keys_X.device.type == "cpu" else keys_X.sort().values
+    edges = torch.tensor([*starts, len(items_C)], device=items_C.device)
+    ends = torch.searchsorted(keys_X, edges * n_rows).tolist()
+    best = Top(items_C.new_full((n_rows, k), PAD), torch.full((n_rows, k), -torch.inf, device=items_C.device))
+    for number, start in enumerate(starts):
+        tile_C = items_C[start : start + COLUMNS]
+        scores_BC = head.score_shared(states, tile_C).float().contiguous()
+        if not torch.isfinite(scores_BC.sum(1)).all():  # a sum is finite iff all its terms are, but for overflow
+            raise NonFiniteError("the model gives NaN or inf as a score")
+        own_X = keys_X[ends[number] : ends[number + 1]]
+        scores_BC.view(-1).index_fill_(0, own_X % n_rows * len(tile_C) + own_X // n_rows - start, -torch.inf)
+        found = _best(scores_BC, k)
+        scores_BK = torch.cat([best.scores_BK, found.scores_BK], 1)
+        items_BK = torch.cat([best.items_BK, tile_C[found.items_BK]], 1)
+        scores_BK, at_BK = scores_BK.topk(k)
+        best = Top(items_BK.gather(1, at_BK), scores_BK)
+    return Top(best.items_BK.where(best.scores_BK > -torch.inf, PAD), best.scores_BK)
+
+
+def _best(scores_BC: Tensor, k: int) -> Top:
+    """The best columns of each row, in any order, and their scores.
+
+    The scores are cut into groups. The k best are in the k groups with the highest maxima, so only these are sorted:
+    on a CPU about a third of the time of ``topk`` over all.
+    """
+    n_rows, n_columns = scores_BC.shape
+    n_groups = n_columns // GROUP
+    if k >= n_groups:
+        scores_BK, columns_BK = scores_BC.topk(min(k, n_columns))
+        return Top(columns_BK, scores_BK)
+    grouped = n_groups * GROUP
+    groups_BK = scores_BC[:, :grouped].view(n_rows, GROUP, n_groups).amax(1).topk(k, sorted=False).indices
+    columns_BX = (groups_BK[:, :, None] + n_groups * torch.arange(GROUP, device=scores_BC.device)).flatten(1)
+    if grouped < n_columns:
+        rest = torch.arange(grouped, n_columns, device=scores_BC.device)
+        columns_BX = torch.cat([columns_BX, rest.expand(n_rows, -1)], 1)
+    scores_BK, at_BK = scores_BC.gather(1, columns_BX).topk(k)
+    return Top(columns_BX.gather(1, at_BK), scores_BK)

@@ -13,7 +13,7 @@ MAY_CHANGE = (
     *("evaluation.batch_size", "device", "threads", "data.root", "data.cache"),
 )
 """What a resumed run may change: how long it trains, how often it looks, and where it runs."""
-OF_THE_START = ("data.root", "data.cache", "run_dir", "resume")
+OF_THE_START = ("data.root", "data.cache", "dataset.path", "dataset.items.path", "run_dir", "resume")
 """What says where a process finds things and how it was started: never compared."""
 ABSENT = "(not set)"
 """Stands for the value of a setting that one of two configurations lacks."""

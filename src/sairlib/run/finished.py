@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sairlib.batch import PAD, State
 from sairlib.data.ids import Ints
+from sairlib.data.interactions import CATEGORY, USER
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part, Split
 from sairlib.errors import UserError
@@ -20,8 +21,10 @@ from sairlib.run import report
 from sairlib.run.histories import Histories, of_people, of_users
 from sairlib.run.recommendations import Asked, Recommendations
 
-Given: TypeAlias = pd.DataFrame | Mapping[object, Sequence[object]] | Sequence[Sequence[object]]
-"""Histories as ids of items: see ``Run.recommend``."""
+Given: TypeAlias = pd.DataFrame | Mapping[object, Sequence[object]] | Sequence[Sequence[object]] | Histories
+"""Histories as ids of items: see ``Run.stream``."""
+Users: TypeAlias = Iterable[object] | int | str
+"""Ids of people in the data, or a single one."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Run:
 
     def test(self) -> dict[str, Any]:
         """Repeat the final evaluation: the content of ``test.json``."""
-        return report.results(self.evaluator, self.rank(), self.split, self.best_epoch)
+        return report.results(self.evaluator, self.model, self.rank(), self.split, self.best_epoch)
 
     def recommend(self, histories: Given | None = None, k: int = 10, **options: Any) -> pd.DataFrame:
         """The ``k`` best items for each history, one row for each item, best first. Options are those of ``stream``.
@@ -59,7 +62,7 @@ class Run:
         histories: Given | None = None,
         k: int = 10,
         *,
-        users: Iterable[object] | None = None,
+        users: Users | None = None,
         exclude_seen: bool = True,
         candidates: Iterable[object] | None = None,
         category: str | None = None,
@@ -78,26 +81,65 @@ class Run:
 
         UserError for a user that the data lacks, both histories and users, a bad k or option, or no item to choose.
         """
-        people = self._people(histories, users)
+        people = self.people(histories, users)
         allowed = self._allowed(candidates, category)
         return self._ranked.stream(people, Asked(k, exclude_seen, allowed, interests))
 
-    def score(self, histories: Given, items: Sequence[object]) -> pd.DataFrame:
-        """Scores of ``items``, given by their ids: a row for each history, a column for each item.
+    def people(self, histories: Given | None = None, users: Users | None = None) -> Histories:
+        """Histories or users, given as to ``stream``, as numbers: how long they are, and what of them is unknown.
+
+        Every method takes the result in place of histories. UserError as in ``stream``.
+        """
+        if histories is not None and users is not None:
+            raise UserError("give histories or users, not both")
+        if histories is None:
+            people = of_users(self.split.dataset, users)
+        else:
+            people = histories if isinstance(histories, Histories) else of_people(self.split.dataset, histories)
+        if not len(people):
+            raise UserError("histories and users: there is nobody in them")
+        return people
+
+    def score(self, histories: Given | None, items: Sequence[object], *, users: Users | None = None) -> pd.DataFrame:
+        """Scores of ``items``, given by their ids: a row for each history or user, a column for each item.
 
         UserError for an item that the model does not know.
         """
         numbers = self.split.dataset.item_numbers(items)
         if (numbers == PAD).any():
             raise UserError(f"items: the model has no item {items[int((numbers == PAD).argmax())]!r}")
-        people = of_people(self.split.dataset, histories)
+        people = self.people(histories, users)
         scores_BC = self._ranked.score(people, numbers)
         frame: pd.DataFrame = pd.DataFrame(scores_BC.cpu().numpy(), index=people.ids, columns=list(items))
         return frame
 
-    def states(self, histories: Given) -> State:
-        """The model's state for each history (B, ...): one tensor, or a tuple of tensors for some models."""
-        return self._ranked.states(of_people(self.split.dataset, histories))
+    def states(self, histories: Given | None = None, *, users: Users | None = None) -> State:
+        """The model's state for each history or user (B, ...): one tensor, or a tuple of tensors for some models."""
+        return self._ranked.states(self.people(histories, users))
+
+    def has_interests(self) -> bool:
+        """Whether the model says which interests spoke for an item."""
+        return self._ranked.has_interests
+
+    def leanings(self, histories: Given | None = None, users: Users | None = None) -> pd.DataFrame:
+        """Which categories the interests of SAIR favour that speak for a person, at most two for each interest.
+
+        Columns: ``user``, ``interest``, ``category``, ``share`` of the category among the items to which the
+        interest adds most (50, at most a tenth of all), and ``share_of_all`` items. No rows without categories.
+
+        UserError as in ``stream``, and for a model without interests.
+        """
+        people, ranked = self.people(histories, users), self._ranked
+        if not ranked.has_interests:
+            raise UserError(f"{type(self.model).__name__} has no interests")
+        rows = [
+            (people.ids[row], interest, *favoured)
+            for row in range(len(people))
+            for interest, categories in ranked.leanings(people, row)
+            for favoured in categories
+        ]
+        frame: pd.DataFrame = pd.DataFrame(rows, columns=[USER, "interest", CATEGORY, "share", "share_of_all"])
+        return frame
 
     def item_vectors(self) -> tuple[Tensor, Tensor | None]:
         """The vectors (M, D) and biases (M, or None) whose products with a state are its scores.
@@ -115,16 +157,11 @@ class Run:
     def _ranked(self) -> Recommendations:
         return Recommendations(self.split.dataset, self.store, self.model, self.evaluator.settings.batch_size)
 
-    def _people(self, histories: Given | None, users: Iterable[object] | None) -> Histories:
-        if histories is None:
-            return of_users(self.split.dataset, users)
-        if users is not None:
-            raise UserError("give histories or users, not both")
-        return of_people(self.split.dataset, histories)
-
     def _allowed(self, candidates: Iterable[object] | None, category: str | None) -> Ints | None:
         """The numbers of the items to choose among, ascending; None for all."""
         data, allowed = self.split.dataset, None
+        if isinstance(candidates, str):
+            raise UserError(f"candidates={candidates}: give a list of ids of items")
         if candidates is not None:
             numbers = np.unique(data.item_numbers(candidates))
             allowed = numbers[numbers != PAD]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,14 +54,21 @@ class Histories:
         times_BN = None if self.times is None else padded(self.times)
         return History(torch.from_numpy(self.users_B[rows_B]).to(device), padded(self.items), times_BN)
 
+    def pairs(self, rows_B: NDArray[np.intp]) -> tuple[Ints, Ints]:
+        """Everything that these people had, as an index of ``rows_B``, ascending, and an item."""
+        lengths_B = self.lengths[rows_B]
+        rows_X = np.repeat(np.arange(len(rows_B)), lengths_B)
+        before_B = np.cumsum(lengths_B) - lengths_B
+        return rows_X, self.items[np.arange(len(rows_X)) + (self.offsets[rows_B] - before_B)[rows_X]]
+
     def chunks(self, size: int) -> Iterator[NDArray[np.intp]]:
         """Row numbers of ``size`` people after the other."""
         rows = np.arange(len(self))
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def of_users(data: Dataset, users: Iterable[object] | None = None) -> Histories:
-    """All that people in the data have done, held-out actions included; ``users`` are their ids, None: everybody.
+def of_users(data: Dataset, users: object = None) -> Histories:
+    """All that people in the data have done, held-out actions included; ``users``: ids, or one id; None: everybody.
 
     UserError for an id that nobody has.
     """
@@ -68,7 +76,7 @@ def of_users(data: Dataset, users: Iterable[object] | None = None) -> Histories:
         return Histories(
             data.user_ids, np.arange(data.n_users), data.items, data.offsets, data.times, np.zeros(data.n_users, int)
         )
-    wanted = list(users)
+    wanted = [users] if isinstance(users, str) or not isinstance(users, Iterable) else list(users)
     numbers = data.users(wanted)
     if (numbers < 0).any():
         unknown = wanted[int((numbers < 0).argmax())]
@@ -100,7 +108,7 @@ def of_people(
     for name, history in named.items():
         if isinstance(history, str) or not isinstance(history, Iterable):
             raise UserError(f"the history of {name} is {history!r}: give a list of ids of items")
-    lists = [list(history) for history in named.values()]
+    lists = [history.tolist() if isinstance(history, torch.Tensor) else list(history) for history in named.values()]
     lengths = np.array([len(history) for history in lists], np.int64)
     items = data.item_numbers(item for history in lists for item in history)
     return _known_only(as_ids(named), items, lengths, None)
@@ -113,17 +121,23 @@ def _of_frame(data: Dataset, frame: pd.DataFrame) -> Histories:
         raise UserError(f"histories: row {int(frame[ITEM].isna().argmax()) + 1} has no {ITEM}")
     if USER in frame and frame[USER].isna().any():
         raise UserError(f"histories: row {int(frame[USER].isna().argmax()) + 1} has no {USER}")
-    people, names = pd.factorize(frame[USER]) if USER in frame else (np.zeros(len(frame), int), [0])
-    lengths = np.bincount(people, minlength=len(names))
+    people, names = pd.factorize(_ids_in(frame[USER])) if USER in frame else (np.zeros(len(frame), int), [0])
+    lengths, items = np.bincount(people, minlength=len(names)), _ids_in(frame[ITEM])
     if TIMESTAMP not in frame:
         order = np.argsort(people, kind="stable")
-        return _known_only(as_ids(names), data.item_numbers(frame[ITEM].to_numpy()[order]), lengths, None)
+        return _known_only(as_ids(names), data.item_numbers(items[order]), lengths, None)
     times = frame[TIMESTAMP].to_numpy()
     if times.dtype.kind not in "iuf" or not np.isfinite(times).all():
         raise UserError(f"histories: column {TIMESTAMP} must hold numbers")
     order = np.lexsort((times, people))
-    items = data.item_numbers(frame[ITEM].to_numpy()[order])
-    return _known_only(as_ids(names), items, lengths, None if data.times is None else times[order])
+    known_times: Any = None if data.times is None else times[order].astype(data.times.dtype)
+    return _known_only(as_ids(names), data.item_numbers(items[order]), lengths, known_times)
+
+
+def _ids_in(column: "pd.Series[Any]") -> NDArray[Any]:
+    """The values of a column; integers if pandas made fractions of them, as it does where a value is missing."""
+    values = column.to_numpy()
+    return values.astype(np.int64) if values.dtype.kind == "f" and not (values % 1).any() else values
 
 
 def _known_only(ids: Ids, items: Ints, lengths: Ints, times: Times | None) -> Histories:

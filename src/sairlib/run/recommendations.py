@@ -9,18 +9,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sairlib.batch import PAD, STRANGER, History, State, as_rows, map_state, single
+from sairlib.batch import PAD, STRANGER, History, State, as_rows, like, map_state, single
 from sairlib.data.dataset import Dataset
 from sairlib.data.ids import Ints
 from sairlib.data.interactions import ITEM, TITLE, USER
 from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
-from sairlib.evaluation.top import top, top_counts
+from sairlib.evaluation.top import LeftOut, top, top_counts
 from sairlib.models.recommender import Recommender
 from sairlib.run.histories import Histories
 
-PEOPLE_AT_ONCE = 8192
-"""How many people's recommendations make one frame of a stream; histories of similar length are ranked together."""
+RANK, SCORE, BY, INTERESTS = "rank", "score", "by", "interests"
+BYS = np.array(["model", "popularity"], object)
+PEOPLE_AT_ONCE, ROWS_AT_ONCE = 8192, 2**20
+"""Of people and rows, how many make one frame of a stream, at most; histories of similar length are ranked together."""
+
+FAVOURED = 50
+STEPS_AT_ONCE = 8192
+"""How many steps of histories a CPU encodes at once: what a layer gives is then still in its cache for the next."""
 
 
 class Asked(NamedTuple):
@@ -44,45 +50,47 @@ class Recommendations:
     def stream(self, histories: Histories, asked: Asked) -> Iterator[pd.DataFrame]:
         """Frames as ``Run.recommend`` gives them, of some thousand people each, in the order of ``histories``.
 
-        UserError if k is below 1, or if nothing may be recommended.
+        UserError, at once, if k is below 1, or if nothing may be recommended.
         """
         if asked.k < 1:
             raise UserError(f"k={asked.k}: must be 1 or more")
         if asked.allowed_C is not None and not len(asked.allowed_C):
             raise UserError("no item of the model is among the candidates: there is nothing to recommend")
-        if asked.interests and self.model.explain(self._nobody()) is None:
+        if asked.interests and not self.has_interests:
             raise UserError(f"{type(self.model).__name__} has no interests: interests=true is for SAIR's models")
-        for rows_B in histories.chunks(PEOPLE_AT_ONCE):
-            yield self._frame(histories, rows_B, asked)
+        k = min(asked.k, self.data.n_items if asked.allowed_C is None else len(asked.allowed_C))
+        at_once = max(1, min(PEOPLE_AT_ONCE, ROWS_AT_ONCE // k))
+        return (self._frame(histories, rows_B, asked._replace(k=k)) for rows_B in histories.chunks(at_once))
+
+    @property
+    def has_interests(self) -> bool:
+        """Whether the model can say which interests spoke."""
+        nobody_B = torch.tensor([STRANGER], device=self.store.device)
+        return self.model.explain(History(nobody_B, torch.full_like(nobody_B, PAD)[:, None])) is not None
 
     def _frame(self, histories: Histories, rows_B: NDArray[np.intp], asked: Asked) -> pd.DataFrame:
-        k = min(asked.k, self.data.n_items if asked.allowed_C is None else len(asked.allowed_C))
-        asked = asked._replace(k=k)
-        items_BK, scores_BK = np.zeros((len(rows_B), k), np.int64), np.full((len(rows_B), k), -np.inf, np.float32)
-        spoke = np.full((len(rows_B), k), None, object)
-        lengths_B = histories.lengths[rows_B]
-        nothing_B = lengths_B == 0
+        nothing_B = histories.lengths[rows_B] == 0
+        items_BK = np.empty((len(rows_B), asked.k), np.int64)
+        scores_BK = np.empty((len(rows_B), asked.k), np.float32)
         if nothing_B.any():
-            ranked = top_counts(self.store.counts_M, k, self._allowed(asked))
+            ranked = top_counts(self.store.counts_M, asked.k, self._allowed(asked))
             items_BK[nothing_B], scores_BK[nothing_B] = (part.cpu().numpy() for part in ranked)
-        order = np.argsort(lengths_B, kind="stable")
-        order = order[np.count_nonzero(nothing_B) :]
-        for start in range(0, len(order), self.batch_size):
-            at = order[start : start + self.batch_size]
-            items_BK[at], scores_BK[at] = self._rank(histories, rows_B[at], asked)
-            if asked.interests:
-                spoke[at] = self._spoke(histories, rows_B[at], items_BK[at])
-        found = items_BK != PAD
+        if not nothing_B.all():
+            items_BK[~nothing_B], scores_BK[~nothing_B] = self._rank(histories, rows_B[~nothing_B], asked)
+        found_BK = items_BK != PAD
+        items, n_found_B = items_BK[found_BK], found_BK.sum(1)
         columns: dict[str, Any] = {
-            USER: np.repeat(histories.ids[rows_B], found.sum(1)),
-            "rank": np.tile(np.arange(1, k + 1), (len(rows_B), 1))[found],
-            ITEM: self.data.item_ids[items_BK[found] - 1],
+            USER: np.repeat(histories.ids[rows_B], n_found_B),
+            RANK: np.tile(np.arange(1, asked.k + 1), len(rows_B))[found_BK.ravel()],
+            ITEM: self.data.item_ids[items - 1],
         }
         if self.data.titles_M is not None:
-            columns[TITLE] = self.data.titles_M[items_BK[found]]
-        columns |= {"score": scores_BK[found], "by": np.where(nothing_B, "popularity", "model").repeat(found.sum(1))}
+            columns[TITLE] = self.data.titles_M[items]
+        columns |= {SCORE: scores_BK[found_BK], BY: np.repeat(BYS[nothing_B.astype(int)], n_found_B)}
         if asked.interests:
-            columns["interests"] = spoke[found]
+            spoke_BK = np.full(items_BK.shape, None, object)
+            spoke_BK[~nothing_B] = self._spoke(histories, rows_B[~nothing_B], items_BK[~nothing_B])
+            columns[INTERESTS] = spoke_BK[found_BK]
         frame: pd.DataFrame = pd.DataFrame(columns)
         return frame
 
@@ -90,31 +98,65 @@ class Recommendations:
         return None if asked.allowed_C is None else torch.from_numpy(asked.allowed_C).to(self.store.device)
 
     def _rank(self, histories: Histories, rows_B: NDArray[np.intp], asked: Asked) -> tuple[Ints, NDArray[np.float32]]:
-        states = self._newest(self._history(histories, rows_B))
-        width = int(histories.lengths[rows_B].max()) if asked.exclude_seen else 1
-        seen_BX = histories.take(rows_B, width, self.store.device).items_BN
-        left_out_BX = seen_BX if asked.exclude_seen else torch.zeros_like(seen_BX)
-        ranked = top(self.model.head, states, self.model.n_items, asked.k, left_out_BX, self._allowed(asked))
-        return ranked.items_BK.cpu().numpy(), ranked.scores_BK.cpu().numpy()
+        order = np.argsort(histories.lengths[rows_B], kind="stable")  # those of similar length together
+        rows_B = rows_B[order]
+        states = self._states(histories, rows_B)
+        rows_X, items_X = histories.pairs(rows_B[: len(rows_B) if asked.exclude_seen else 0])
+        left_out = LeftOut(*self._tensors(rows_X, items_X))
+        ranked = top(self.model.head, states, self.model.n_items, asked.k, left_out, self._allowed(asked))
+        back = np.argsort(order)
+        return ranked.items_BK.cpu().numpy()[back], ranked.scores_BK.cpu().numpy()[back]
 
     def _spoke(self, histories: Histories, rows_B: NDArray[np.intp], items_BC: Ints) -> NDArray[np.object_]:
         """For each item (B, C): what each kept interest, by its number, adds to the score; they sum to it."""
-        explained = self.model.explain(self._history(histories, rows_B))
-        assert explained is not None
-        items = torch.from_numpy(items_BC).to(self.store.device)
-        with torch.no_grad():
-            added_KBC = [self.model.head.score(part_BD, items) for part_BD in explained.parts_BKD.unbind(1)]
-        added_BCK = torch.stack(added_KBC, -1).cpu().numpy()
-        kept_BK = explained.kept_BK.cpu().numpy()
         texts = np.empty(items_BC.shape, object)
-        for row, kept_K in enumerate(kept_BK):
-            for column, added_K in enumerate(added_BCK[row]):
-                texts[row, column] = " ".join(f"{i}:{added:+.3f}" for i, added in zip(kept_K, added_K, strict=True))
+        for start in range(0, len(rows_B), self.batch_size):
+            own = slice(start, start + self.batch_size)
+            kept_BK, parts_BKD = self._parts(histories, rows_B[own])
+            (items,) = self._tensors(items_BC[own])
+            with torch.no_grad():
+                added_KBC = [self.model.head.score(part_BD, items) for part_BD in parts_BKD.unbind(1)]
+            added_BCK = torch.stack(added_KBC, -1).cpu().tolist()
+            for row, kept_K in enumerate(kept_BK.tolist()):
+                texts[start + row] = [
+                    " ".join([f"{i}:{added:+.3f}" for i, added in zip(kept_K, added_K, strict=True)])
+                    for added_K in added_BCK[row]
+                ]
         return texts
 
-    def _nobody(self) -> History:
-        nobody_B = torch.tensor([STRANGER], device=self.store.device)
-        return History(nobody_B, torch.full_like(nobody_B, PAD)[:, None])
+    def _parts(self, histories: Histories, rows_B: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        explained = self.model.explain(self._history(histories, rows_B))
+        assert explained is not None
+        return explained.kept_BK, explained.parts_BKD
+
+    def leanings(self, histories: Histories, row: int) -> list[tuple[int, list[tuple[str, float, float]]]]:
+        """For each interest that speaks for one person: the two categories which it favours most.
+
+        Of the items to which the interest adds most (``FAVOURED``, at most a tenth of all), each category's share is
+        compared with its share of all items: (its name, the former, the latter). Empty without categories.
+        """
+        table = self.data.item_categories
+        if not self.data.n_categories:
+            return []
+        kept_BK, parts_BKD = self._parts(histories, np.array([row]))
+        n_best, everywhere = max(1, min(FAVOURED, self.model.n_items // 10)), self._shares(table[1:])
+        leanings = []
+        for interest, part_BD in zip(kept_BK[0].tolist(), parts_BKD.unbind(1), strict=True):
+            nothing = torch.zeros((1, 0), dtype=torch.long, device=self.store.device)
+            best = top(self.model.head, part_BD, self.model.n_items, n_best, nothing).items_BK[0].cpu().numpy()
+            shares = self._shares(table[best])
+            more = [t for t in np.argsort(everywhere - shares, kind="stable")[:2] if shares[t] > everywhere[t]]
+            named = [(self.data.category_names[t], float(shares[t]), float(everywhere[t])) for t in more]
+            leanings.append((interest, named))
+        return leanings
+
+    def _shares(self, categories_XG: Ints) -> NDArray[np.float64]:
+        """The share of these items that each category has."""
+        counts = np.bincount(categories_XG.ravel(), minlength=self.data.n_categories + 1)[1:]
+        return counts / max(1, len(categories_XG))
+
+    def _tensors(self, *arrays: NDArray[Any]) -> list[Tensor]:
+        return [torch.from_numpy(array).to(self.store.device) for array in arrays]
 
     def _history(self, histories: Histories, rows_B: NDArray[np.intp]) -> History:
         return histories.take(rows_B, self.store.max_len, self.store.device)
@@ -125,11 +167,22 @@ class Recommendations:
 
     def states(self, histories: Histories) -> State:
         """The model's state for each history (B, ...)."""
-        pieces = [
-            as_rows(self._newest(self._history(histories, rows_B))) for rows_B in histories.chunks(self.batch_size)
-        ]
-        joined = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
-        return joined[0] if len(joined) == 1 else joined
+        return self._states(histories, np.arange(len(histories)))
+
+    def _states(self, histories: Histories, rows_B: NDArray[np.intp]) -> State:
+        pieces = [self._newest(self._history(histories, own_B)) for own_B in self._batches(histories, rows_B)]
+        joined = tuple(torch.cat(parts) for parts in zip(*map(as_rows, pieces), strict=True))
+        return like(pieces[0], joined)
+
+    def _batches(self, histories: Histories, rows_B: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+        """Rows to encode together: ``batch_size``, on a CPU fewer, of long histories."""
+        steps_B = np.clip(histories.lengths[rows_B], 1, self.store.max_len)
+        on_cpu, start = self.store.device.type == "cpu", 0
+        while start < len(rows_B):
+            longest = int(steps_B[start : start + self.batch_size].max())
+            size = min(self.batch_size, max(1, STEPS_AT_ONCE // longest)) if on_cpu else self.batch_size
+            yield rows_B[start : start + size]
+            start += size
 
     @torch.no_grad()
     def score(self, histories: Histories, items_C: Ints) -> Tensor:

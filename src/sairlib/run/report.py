@@ -14,19 +14,28 @@ from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.metrics import Ints
 from sairlib.evaluation.rankings import Ranks
 from sairlib.files import not_written, whole_file
+from sairlib.models.recommender import Recommender
 
 SMALL = 2**26
 """Bytes of unpacked ranks that need no thought: of 2 million users with 2 rankings."""
 
 
-def results(evaluator: Evaluator, ranks: dict[str, Ranks], split: Split, best_epoch: int) -> dict[str, Any]:
-    """The content of ``test.json``: metrics of each ranking, their 95 % intervals, the share of ties, and hashes."""
-    ks = evaluator.settings.ks
+def results(
+    evaluator: Evaluator, model: Recommender, ranks: dict[str, Ranks], split: Split, best_epoch: int
+) -> dict[str, Any]:
+    """The content of ``test.json``: metrics of each ranking, their 95 % intervals, the share of ties, and hashes.
+
+    With ``evaluation.lists`` also ``lists``: their length ``k``, and metrics of the lists that the model recommends.
+    """
+    ks, k = evaluator.settings.ks, evaluator.settings.lists
+    lists = {"lists": {"k": k, **evaluator.list_metrics(model)}} if k else {}
     return {
         **{name: ranked.means(ks) for name, ranked in ranks.items()},
-        "ci95": {name: ranked.intervals(ks) for name, ranked in ranks.items()},
+        "ci95": {name: ranked.intervals(ks, split.test.users_E) for name, ranked in ranks.items()},
         "tie_share": {name: ranked.tie_share for name, ranked in ranks.items()},
-        "n_users": len(split.test),
+        **lists,
+        "n_users": len(np.unique(split.test.users_E)),
+        "n_targets": len(split.test),
         "best_epoch": best_epoch,
         "split_sha256": split.sha256(),
         "candidates_sha256": evaluator.drawn.sha256() if evaluator.drawn else None,
@@ -34,7 +43,8 @@ def results(evaluator: Evaluator, ranks: dict[str, Ranks], split: Split, best_ep
 
 
 def table(test: dict[str, Any]) -> str:
-    """The content of ``test.json`` as text: a row for each metric, a column for each ranking, with intervals."""
+    """The content of ``test.json`` as text: a row for each metric, a column for each ranking, with intervals; then the
+    metrics of lists, if there are any."""
     rankings = list(test["ci95"])
     lines = ["test".ljust(10) + "".join(f"{name:<28}" for name in rankings)]
     for metric in test[rankings[0]]:
@@ -43,6 +53,9 @@ def table(test: dict[str, Any]) -> str:
             for name in rankings
         )
         lines.append(metric.ljust(10) + "".join(f"{cell:<28}" for cell in cells))
+    if "lists" in test:
+        lines += ["", f"lists of {test['lists']['k']}"]
+        lines += [f"{name:<15}{value:.4f}" for name, value in test["lists"].items() if name != "k"]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -156,6 +156,8 @@ class Study:
             test = json.loads((directory / "test.json").read_text())
             if (test["best_epoch"], test["split_sha256"]) != (progress.best_epoch, self.split.sha256()):
                 return None  # of an earlier end, before the run was resumed for longer
+            if test.get("lists", {"k": 0})["k"] != self.evaluator.settings.lists:
+                return None  # of a version that made no lists
             _, ranks = report.read_ranks(directory / "ranks.npz")
             table = report.table(test)
         except (OSError, ValueError, LookupError, TypeError):  # missing or damaged: it is made again
@@ -196,7 +198,9 @@ class Study:
         )
         for note in data.notes:
             log.say(note)
-        if split.n_short:
+        for note in split.notes:
+            log.say(f"split: {note}")
+        if split.n_short and not split.notes:
             log.say(f"{split.n_short:,} users have too few actions to be evaluated: all their actions train")
         if drawn and drawn.n_short:
             log.say(f"{drawn.n_short:,} users have fewer unseen items than asked for: all of these are candidates")
@@ -216,7 +220,7 @@ class Study:
         best_epoch = load_weights(self.model, best, trainer.identity, directory / "best.pt")
         with trainer.requests.answered_at_once():
             ranks = self.evaluator.rank(self.model, Part.TEST)
-        test = report.results(self.evaluator, ranks, self.split, best_epoch)
+            test = report.results(self.evaluator, self.model, ranks, self.split, best_epoch)
         result = Result(directory, best_epoch, trainer.progress.best, test, ranks)
         if processes.rank():
             return result
@@ -227,7 +231,8 @@ class Study:
             "test": round(time.perf_counter() - started, 3),
         }
         write_json(directory / "run.json", {**record, "peak_memory_bytes": runtime.peak_memory_bytes()})
-        figures = {f"test/{ranking}/{name}": value for ranking in ranks for name, value in test[ranking].items()}
+        groups = (*ranks, *(["lists"] if "lists" in test else []))
+        figures = {f"test/{group}/{name}": value for group in groups for name, value in test[group].items()}
         log.final(dict(self.about.settings), figures)
         if best_epoch == trainer.settings.epochs:
             log.say("the best epoch is the last: more epochs would likely give better figures")

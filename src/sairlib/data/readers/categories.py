@@ -24,10 +24,11 @@ def item_tables(rows: Iterable[Described]) -> tuple[pd.DataFrame, pd.DataFrame]:
     found = ((item, readable(name).strip()) for item, _, names in listed for name in names)
     pairs = [(item, name) for item, name in found if name.lower() not in NONE]
     titled = [(item, title) for item, title, _ in listed if title]
-    return _table(pairs, CATEGORY), _table(titled, TITLE)
+    return pair_table(pairs, CATEGORY), pair_table(titled, TITLE)
 
 
-def _table(pairs: list[tuple[int, str]], column: str) -> pd.DataFrame:
+def pair_table(pairs: list[tuple[int, str]], column: str) -> pd.DataFrame:
+    """The pairs as a table with the columns ``item`` and ``column``."""
     items = np.array([item for item, _ in pairs], np.int64)
     table: pd.DataFrame = pd.DataFrame({ITEM: items, column: np.array([text for _, text in pairs], object)})
     return table

@@ -22,6 +22,7 @@ from sairlib.errors import UserError
 WHITESPACE = r"\s+"
 _DTYPES: dict[str, type[np.generic]] = {USER: np.int64, ITEM: np.int64, RATING: np.float64, TIMESTAMP: np.int64}
 _WHOLE = re.compile(r"([+-]?)0*([0-9]{1,19})(\.0*)?")  # of bounded length: int() refuses 4,300 digits
+_OPEN = "a quoted field does not end on its line; is there a quote too many?"
 _UNIT = "\x1f"  # stands for "::" in the C parser
 
 
@@ -129,10 +130,11 @@ def _parse(source: Source, name: str, layout: Layout, names: list[str]) -> pd.Da
     if not _first_row_fits(source, name, layout, names):
         return None
     separator = layout.separator
-    with source.open(name) as stream, warnings.catch_warnings():
+    with source.open(name) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+        stream: IO[bytes] = opened
         if separator == "::":  # the C parser needs a single character; ml-10m's file, the largest, has 265 MB
-            content = stream.read().replace(_UNIT.encode(), b"?").replace(b"::", _UNIT.encode())
+            content = opened.read().replace(_UNIT.encode(), b"?").replace(b"::", _UNIT.encode())
             stream, separator = io.BytesIO(content), _UNIT
         try:
             frame: pd.DataFrame = pd.read_csv(
@@ -224,24 +226,23 @@ def _rows(lines: TextIO, separator: str, where: str) -> Iterator[tuple[int, list
             yield line, fields
 
 
-def csv_rows(lines: TextIO, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields of all lines of a csv that are not blank.
+def csv_rows(lines: TextIO, where: str, separator: str = ",", first: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers, from ``first``, and fields of all lines of a csv that are not blank.
 
     UserError, naming the line, if a quoted field does not end on its line.
     """
-    reader = csv.reader(lines, strict=True)
-    line = 0
+    reader = csv.reader(lines, strict=True, delimiter=separator)
+    line = first - 1
     try:
         for fields in reader:
             line += 1
-            if reader.line_num != line:
-                raise UserError(
-                    f"{where}, line {line}: a quoted field does not end on its line; is there a quote too many?"
-                )
+            if reader.line_num != line - first + 1:
+                raise UserError(f"{where}, line {line}: {_OPEN}")
             if len(fields) > 1 or (fields and not fields[0].isspace()):
                 yield line, fields
     except csv.Error as error:
-        raise UserError(f"{where}, line {line + 1}: {error}") from error
+        problem = _OPEN if "unexpected end" in str(error) else error
+        raise UserError(f"{where}, line {line + 1}: {problem}") from error
 
 
 def _number(ours: str, value: str, theirs: str, where: str, line: int) -> int | float:

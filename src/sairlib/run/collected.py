@@ -1,0 +1,162 @@
+"""Finished runs, collected from their directories: which are the same system with other seeds, and their figures."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sairlib.data.ids import Ids
+from sairlib.errors import UserError
+from sairlib.evaluation.metrics import Floats
+from sairlib.evaluation.rankings import Ranks
+from sairlib.run import changes
+from sairlib.run.directory import CONFIG
+from sairlib.run.report import read_ranks
+
+NOT_THE_SYSTEM = ("seed", "run_dir", "resume", "device", "threads", "deterministic", "data", "hydra")
+"""Settings, or groups of them, that do not make another system of a run."""
+NOT_THE_SYSTEM_EITHER = ("training.save_every", "evaluation.batch_size", "dataset.url", "dataset.archive")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a finished run left."""
+
+    directory: Path
+    settings: Mapping[str, Any]
+    """Its configuration by dotted names."""
+    test: Mapping[str, Any]
+    record: Mapping[str, Any]
+    """The content of ``run.json``."""
+    curve: tuple[tuple[int, dict[str, float]], ...]
+    """Validation: epochs and their figures."""
+
+    @property
+    def dataset(self) -> str:
+        return str(self.record["dataset"])
+
+    @property
+    def rises(self) -> bool:
+        """Whether the best epoch is the last that was validated: with more epochs the figure might be better."""
+        return bool(self.curve) and self.test["best_epoch"] >= self.curve[-1][0]
+
+    def hashes(self, ranking: str) -> tuple[str, str]:
+        """What figures of ``ranking`` must have in common to be compared: split, and candidates of the sampled one."""
+        candidates = self.test["candidates_sha256"] if ranking == "sampled" else None
+        return str(self.test["split_sha256"]), str(candidates)
+
+    def ranks(self, ranking: str) -> tuple[Ids, Ranks]:
+        """People and ranks of all targets; UserError if the run has no such ranking, or no file of ranks."""
+        users, ranks = read_ranks(self.directory / "ranks.npz")
+        if ranking not in ranks:
+            raise UserError(f"{self.directory} has no ranking '{ranking}' (it has {', '.join(ranks)})")
+        return users, ranks[ranking]
+
+    def by_person(self, ranking: str, metric: str) -> tuple[Ids, Floats]:
+        """The figure of each person, a mean over his or her targets, people ascending."""
+        users, ranks = self.ranks(ranking)
+        values = ranks.values(cutoffs(metric))
+        _, first, codes = np.unique(users, return_index=True, return_inverse=True)
+        return users[first], np.bincount(codes, values[metric]) / np.bincount(codes)
+
+
+@dataclass(frozen=True)
+class System:
+    """Runs that differ in their seeds alone."""
+
+    name: str
+    runs: tuple[Finished, ...]
+
+    def figures(self, ranking: str, metric: str) -> list[float]:
+        """The figure of every run."""
+        return [float(run.test[ranking][metric]) for run in self.runs]
+
+
+def cutoffs(metric: str) -> tuple[int, ...]:
+    """The K of ``ndcg@K``; none of ``mrr``. UserError for what is no metric."""
+    name, _, k = metric.partition("@")
+    if metric == "mrr":
+        return ()
+    if name not in ("hr", "ndcg") or not k.isdecimal() or not int(k[:9]) > 0:
+        raise UserError(f"metric={metric}: must be like ndcg@10, hr@5 or mrr")
+    return (int(k),)
+
+
+def collect(directories: Iterable[Path]) -> tuple[list[Finished], list[str]]:
+    """All finished runs in ``directories`` and below, and a line for each run that is not finished.
+
+    UserError if a directory is missing, or if a finished run cannot be read.
+    """
+    found: dict[Path, Finished] = {}
+    unfinished = []
+    for directory in directories:
+        if not directory.is_dir():
+            raise UserError(f"{directory} is not a directory: give run directories, or a grid's")
+        for config in sorted(directory.rglob(CONFIG)):
+            place = config.parent
+            if place.name == ".hydra" or place in found:
+                continue
+            if (place / "test.json").is_file():
+                found[place] = _read(place)
+            else:
+                unfinished.append(f"{place} is not finished")
+    return list(found.values()), unfinished
+
+
+def _read(directory: Path) -> Finished:
+    try:
+        test, record = (json.loads((directory / name).read_text()) for name in ("test.json", "run.json"))
+        lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        curve = tuple((int(line["epoch"]), dict(line["validation"])) for line in lines if "validation" in line)
+        finished = Finished(directory, changes.read(directory / CONFIG), test, record, curve)
+        _ = finished.dataset, finished.rises, finished.hashes("sampled"), [test[name] for name in test["ci95"]]
+        return finished
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{directory} is not a finished run ({type(error).__name__}: {error})") from error
+
+
+def systems(runs: Iterable[Finished]) -> list[System]:
+    """Group runs that differ in their seeds alone, and name each group by its model and by what sets it apart."""
+    groups: dict[str, list[Finished]] = {}
+    for run in runs:
+        key = json.dumps(_of_the_system(run), sort_keys=True, default=str)
+        groups.setdefault(key, []).append(run)
+    listed = sorted(groups.values(), key=lambda group: (group[0].dataset, _model(group[0])))
+    return [System(_name(group[0], [other[0] for other in listed]), tuple(_one_a_seed(group))) for group in listed]
+
+
+def _one_a_seed(group: list[Finished]) -> list[Finished]:
+    by_seed: dict[Any, Finished] = {}
+    for run in group:
+        other = by_seed.setdefault(run.settings.get("seed"), run)
+        if other is not run:
+            raise UserError(
+                f"{other.directory} and {run.directory} are the same system with the same seed: give one of them"
+            )
+    return sorted(group, key=lambda run: run.settings.get("seed", 0))
+
+
+def _of_the_system(run: Finished) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in run.settings.items()
+        if name.partition(".")[0] not in NOT_THE_SYSTEM and name not in NOT_THE_SYSTEM_EITHER
+    }
+
+
+def _model(run: Finished) -> str:
+    return str(run.settings.get("model._target_", "?")).rpartition(".")[2]
+
+
+def _name(run: Finished, all_runs: list[Finished]) -> str:
+    """The model's class, and the settings in which it differs from the same model's other systems on the same data."""
+    own = _of_the_system(run)
+    others = [
+        _of_the_system(other) for other in all_runs if _model(other) == _model(run) and other.dataset == run.dataset
+    ]
+    differing = [name for name in own if any(other.get(name) != own[name] for other in others)]
+    shown = [f"{name.removeprefix('model.')}={own[name]}" for name in differing if not name.startswith("dataset.")]
+    return " ".join([_model(run), *shown])
