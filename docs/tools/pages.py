@@ -204,6 +204,8 @@ def api() -> str:
     for title, names in sections.items():
         text += [title, "-" * len(title), ""]
         for name in names:
+            if name.rpartition(".")[2] in sairlib.__all__:
+                continue  # it stands above
             text += _documented(name, inspect.isclass(make.find(name)))
     return "\n".join(text)
 

@@ -100,7 +100,7 @@ class Page:
             shutil.copytree(self.finished, place)
 
     def _smaller(self, study: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *words: study(*small(words, trains=True))
+        return lambda *words, **more: study(*small(words, trains=True), **more)
 
     def _provided(self, load: Callable[..., Any]) -> Callable[..., Any]:
         def load_it(directory: str | Path, *options: Any, **more: Any) -> Any:
