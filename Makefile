@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint types check tensorboard wheel clean
+.PHONY: help install train test lint types check docs tensorboard wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,14 @@ types: install  ## mypy, strict
 
 check: lint types test  ## all that a change has to pass
 
+# Without network, and a warning is an error. The extra is installed once, beside what is there.
+docs: $(VENV)/.docs  ## build the documentation into docs/built
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/built
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@
+
 tensorboard: install  ## look at the runs under outputs/
 	$(BIN)/tensorboard --logdir outputs
 
@@ -43,4 +51,4 @@ wheel: install  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## remove the environment, builds and caches (runs and data stay)
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist docs/built docs/made .pytest_cache .mypy_cache .ruff_cache .hypothesis

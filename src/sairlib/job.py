@@ -45,7 +45,8 @@ def train(config: DictConfig, directory: Path, rule: MedianRule | None = None) -
     in_grid, words = job.mode == RunMode.MULTIRUN, grid.words_of_job()
     mode = "auto" if in_grid else build.resume_mode(config)  # a grid goes on where it was ended
     if mode == "true" or (mode == "auto" and holds_run(directory)):
-        return resume(directory, words, stored.packages(config), rule).validation[config.training.monitor]
+        where = [word for word in job.overrides.hydra if word.startswith("hydra.searchpath=")]
+        return resume(directory, [*where, *words], stored.packages(config), rule).validation[config.training.monitor]
     command = shlex.join(["python", "-m", "sairlib.train", *(words if in_grid else sys.argv[1:])])
     documents = {
         ".hydra/overrides.yaml": OmegaConf.to_yaml(words),

@@ -14,6 +14,8 @@ from sairlib.run.directory import CONFIG, WORDS, RunDirectory
 
 _OF_THE_START = ("run_dir", "resume")
 """Words that say where and how a process was started: never taken over."""
+_SEARCHPATH = "hydra.searchpath"
+"""The folders of one's own settings. They are never stored, for a stranger's run may name any: give them again."""
 
 
 def settings(place: RunDirectory, new_words: list[str], trust: Sequence[str]) -> tuple[DictConfig, list[str]]:
@@ -22,17 +24,18 @@ def settings(place: RunDirectory, new_words: list[str], trust: Sequence[str]) ->
     UserError if they change settings that a run must keep, or if the run would make objects of packages other than
     sairlib and those in ``trust``.
     """
-    new_words = [word for word in new_words if key(word) not in _OF_THE_START]
-    old_words = stored.words_of(place.path, _OF_THE_START)
+    where = [word for word in new_words if key(word) == _SEARCHPATH]
+    new_words = [word for word in new_words if key(word) not in (*_OF_THE_START, _SEARCHPATH)]
+    old_words = stored.words_of(place.path, (*_OF_THE_START, *map(key, where)))
     changed = {key(word) for word in new_words}
     words = [*(word for word in old_words if key(word) not in changed), *new_words]
-    config = _composed(words, place.path)
+    config = _composed([*where, *words], place.path)
     stored.check(config, place.path / WORDS, trust)
     if (place.path / CONFIG).is_file():
         before, given = changes.read(place.path / CONFIG), _flat(config)
         differing = changes.differences(before, given)
         if differing:
-            unchanged = _flat(_composed(old_words, place.path))
+            unchanged = _flat(_composed([*where, *old_words], place.path))
             asked = {name for name, (_, new) in differing.items() if new != unchanged.get(name, changes.ABSENT)}
             _keep({name: pair for name, pair in differing.items() if name not in asked}, config, place.path)
             refused = {n: pair for n, pair in differing.items() if n in asked and changes.is_refused(n, *pair)}

@@ -76,11 +76,12 @@ def save_ranks(path: Path, ranks: dict[str, Ranks], split: Split) -> None:
         raise UserError(not_written(path, error)) from error
 
 
-def read_ranks(path: Path) -> tuple[Ids, dict[str, Ranks]]:
+def read_ranks(path: str | Path) -> tuple[Ids, dict[str, Ranks]]:
     """Read the ``ranks.npz`` of a run: the file's user ids (E), and the ranks by the name of the ranking.
 
     UserError if the file is missing, damaged, or not a run's ranks.
     """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} holds no ranks of a run ({'it is not a file' if path.exists() else 'no such file'})")
     try:
