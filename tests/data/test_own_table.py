@@ -110,7 +110,7 @@ BAD = [
     ("user,item,when,item\nu,i,1,i\n", "my.csv, line 1: several columns 'item'"),
     ("user,item,when\nu,i,1\nu,i\n", "my.csv, line 3: 2 fields where 3 separated by ',' were expected: 'u,i'"),
     ("user,item,when\nu,i,1\n\nu,i,1,4\nu,i\n", "my.csv, line 4: 4 fields where 3"),
-    ("user,item,when\nu,i,1\n,i,1\n", "my.csv, line 3: no user ('user' is empty); missing=drop"),
+    ("user,item,when\nu,i,1\n,i,1\n", "my.csv, line 3: no user ('user' is empty); dataset.missing=drop"),
     ("user,item,when\nu,i,1\nu, ,1\n", "my.csv, line 3: no item"),
     ("user,item,when\nu,i,1\nu,i,NaN\n", "my.csv, line 3: no timestamp ('when' is empty)"),
     ("user,item,when\nu,i,1\nu,i,noon\n", "my.csv, line 3: when is 'noon'; expected a number"),

@@ -121,7 +121,7 @@ class TimeColumn:
             unit = _by_size(times)
             notes.append(
                 f"times are taken as {_NAMES[unit]} since 1970, by their size ({times.min()} to {times.max()});"
-                " time_unit says otherwise"
+                " dataset.time_unit says otherwise"
             )
         return _coarsest(times, UNITS[unit]), notes
 
