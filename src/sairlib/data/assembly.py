@@ -111,8 +111,8 @@ class Assembly:
             if self._rules.missing == "error":
                 row = int(flags.argmax())
                 raise UserError(
-                    f"{chunk.place(row)}: no {name} ('{self._names[name]}' is empty); dataset.missing=drop (from Python:"
-                    " missing='drop') leaves such rows out"
+                    f"{chunk.place(row)}: no {name} ('{self._names[name]}' is empty);"
+                    " dataset.missing=drop (from Python: missing='drop') leaves such rows out"
                 )
             self._lacking[name] = self._lacking.get(name, 0) + int((flags & ~drop).sum())
             drop |= flags
