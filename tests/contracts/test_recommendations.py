@@ -70,7 +70,7 @@ def test_the_interests_parts_sum_to_the_state_and_to_the_score(name: str) -> Non
     history = histories.take(np.arange(2), MAX_LEN, CPU)
     explained = model.explain(history)
     assert explained is not None
-    torch.testing.assert_close(explained.parts_BKD.sum(1), model.newest(history))
+    torch.testing.assert_close(explained.parts_BKD.sum(1) + explained.rest_BD, model.newest(history))
     torch.testing.assert_close(explained.weights_BK.sum(1), torch.ones(2))
     [frame] = list(ranked(model).stream(histories, Asked(3, interests=True)))
     for row in frame.itertuples():

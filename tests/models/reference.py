@@ -132,7 +132,7 @@ def sair(items: list[int], weights: Weights, options: dict[str, Any], categories
             chosen = sorted(chosen, key=lambda i: -interacted[t][i])[: options["top_k"]]
         weigh_by = relevance if options.get("weights", "interacted") == "raw" else interacted
         weights_of_chosen = softmax([float(weigh_by[t][i]) for i in chosen])
-        fused = np.zeros_like(state)
+        fused = state if options.get("aggregator_skip", False) else np.zeros_like(state)
         for slot, interest in enumerate(chosen):
             net = f"aggregator.nets.{slot if options.get('interest_ffn', 'per_slot') == 'per_slot' else 0}"
             inner = drop(linear(pool[interest] + state, weights, f"{net}.first"))

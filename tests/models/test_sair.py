@@ -29,6 +29,7 @@ FLIPS: dict[str, Any] = {
     "weights": "raw",
     "interest_ffn": "shared",
     "interaction_residual": True,
+    "aggregator_skip": True,
     "use_category": False,
     "category_pooling": "sum",
     "score_with_category": True,
@@ -45,6 +46,7 @@ PAIRS: list[dict[str, Any]] = [
     {"category_pooling": "sum", "score_with_category": True},
     {"weights": "raw", "interaction_residual": True, "interest_ffn": "shared"},
     {"top_k": L},
+    {"variant": "full", "aggregator_skip": True},
 ]
 ENCODER = ("n_blocks", "n_heads", "norm")
 INTERACTION = "retrieval.interaction.query_key_value.weight"

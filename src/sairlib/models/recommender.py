@@ -23,7 +23,9 @@ class Explanation(NamedTuple):
     weights_BK: Tensor
     """Their weights, which sum to 1."""
     parts_BKD: Tensor
-    """What each of them adds to the state: these sum to it, and so do their scores of an item."""
+    """What each of them adds to the state."""
+    rest_BD: Tensor
+    """What else the state has: with it they sum to the state, and so do their scores of an item. Mostly zeros."""
 
 
 class Recommender(nn.Module, ABC):

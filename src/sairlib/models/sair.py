@@ -45,6 +45,8 @@ class SAIR(StepModel):
         item, or forward from the ``oldest`` item in the window, as in RecBole, which the paper's code uses.
     11. C starts normal with deviation 1 / sqrt(D), so that the norm of its rows is about 1; the paper does not say. It
         determines how sharp the softmax of eq. (9) is at first.
+    12. ``aggregator_skip``: e_t = F_t + the sum of eq. (10), which has no such term: all that the encoder knows passes
+        through K small nets there.
 
     Deviations from the paper: (a) the logistic loss includes the sigmoid that is missing in eq. (12); (b) L_ce is a
     mean over steps (see ``NextItem.steps_per_batch``), not a sum, so L_d has a higher relative weight than in eq. (13).
@@ -64,6 +66,7 @@ class SAIR(StepModel):
         variant: str = "sair",
         weights: str = "interacted",
         interest_ffn: str = "per_slot",
+        aggregator_skip: bool = False,
         interaction_residual: bool = False,
         use_category: bool = True,
         category_pooling: str = "mean",
@@ -106,7 +109,7 @@ class SAIR(StepModel):
         pool_size = n_categories if variant == "label" else n_interests
         n_slots = pool_size if variant == "full" else top_k
         self.retrieval = InterestRetrieval(pool_size, n_slots, weights, interaction_residual, select=variant != "full")
-        self.aggregator = InterestAggregator(n_slots, d, interest_ffn, dropout)
+        self.aggregator = InterestAggregator(n_slots, d, interest_ffn, dropout, aggregator_skip)
         if variant != "label":
             self.learned_pool_LD = nn.Parameter(torch.empty(n_interests, d))
             nn.init.normal_(self.learned_pool_LD, std=d**-0.5)
@@ -135,9 +138,15 @@ class SAIR(StepModel):
         last_B = last_steps(history.items_BN)
         states_BND, retrieved = self.retrieve(history.items_BN)
         newest = Retrieved(*(at_steps(part, last_B) for part in retrieved))
-        parts_BKD = self.aggregator.parts(at_steps(states_BND, last_B), self.pool_LD, newest)
+        newest_BD = at_steps(states_BND, last_B)
+        parts_BKD = self.aggregator.parts(newest_BD, self.pool_LD, newest)
         return Explanation(
-            retrieved.relevance_BNL, retrieved.interacted_BNL, newest.kept_BNK, newest.weights_BNK, parts_BKD
+            retrieved.relevance_BNL,
+            retrieved.interacted_BNL,
+            newest.kept_BNK,
+            newest.weights_BNK,
+            parts_BKD,
+            self.aggregator.rest(newest_BD),
         )
 
     def retrieve(self, items_BN: Tensor) -> tuple[Tensor, Retrieved]:

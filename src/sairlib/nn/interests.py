@@ -78,23 +78,29 @@ class InterestAggregator(nn.Module):
     """e_t = sum_i W_i FFN_i(I_i + F_t) over the kept interests (eq. 7, 8, 10).
 
     FFN is eq. (3): LayerNorm(Linear(ReLU(Dropout(Linear(.))))). ``interest_ffn``: ``per_slot`` is one net for each of
-    the K ranks ("respectively, like multi-head"), ``shared`` one net for all.
+    the K ranks ("respectively, like multi-head"), ``shared`` one net for all. ``skip`` adds F_t to the sum, which the
+    paper does not.
     """
 
-    def __init__(self, n_slots: int, width: int, interest_ffn: str, dropout: float) -> None:
+    def __init__(self, n_slots: int, width: int, interest_ffn: str, dropout: float, skip: bool = False) -> None:
         super().__init__()
         if interest_ffn not in INTEREST_FFNS:
             raise UserError(f"interest_ffn={interest_ffn!r}: choose one of {', '.join(INTEREST_FFNS)}")
         nets = n_slots if interest_ffn == "per_slot" else 1
         self.n_slots = n_slots
+        self.skip = skip
         self.nets = nn.ModuleList(InterestFeedForward(width, dropout) for _ in range(nets))
 
     def forward(self, states_BND: Tensor, pool_LD: Tensor, retrieved: Retrieved) -> Tensor:
         """One vector per step (B, N, D); (B, D) for a single step of each row."""
-        fused_BND = torch.zeros_like(states_BND)
+        fused_BND = self.rest(states_BND)
         for slot in range(self.n_slots):
             fused_BND = fused_BND + self._part(slot, states_BND, pool_LD, retrieved)
         return fused_BND
+
+    def rest(self, states_BND: Tensor) -> Tensor:
+        """What the sum has beside its terms: F_t with ``skip``, else zeros."""
+        return states_BND if self.skip else torch.zeros_like(states_BND)
 
     def parts(self, states_BD: Tensor, pool_LD: Tensor, retrieved: Retrieved) -> Tensor:
         """The terms of that sum, one for each kept interest (B, K, D)."""
