@@ -169,7 +169,7 @@ def test_multirun_makes_a_directory_for_each_job(home: Path, command: Command) -
         (["data.root=10", "dataset=amazon-games"], ["10/"]),
         (["data.root=[a]"], ["data.root"]),
         (["dataset.name=7", "dataset.archive=7.zip", "dataset.url=null"], ["'7'"]),
-        (["split=null"], ["split=null: choose one of chronological, leave-one-out"]),
+        (["split=null"], ["split=null: choose one of chronological, leave-last, leave-one-out, temporal"]),
         (["training=0"], ["training"]),
         (["training=null"], ["training"]),
         (["model=" + "a" * 5000], ["model=aaa", "choose one of"]),
