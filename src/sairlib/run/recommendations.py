@@ -108,7 +108,7 @@ class Recommendations:
         return ranked.items_BK.cpu().numpy()[back], ranked.scores_BK.cpu().numpy()[back]
 
     def _spoke(self, histories: Histories, rows_B: NDArray[np.intp], items_BC: Ints) -> NDArray[np.object_]:
-        """For each item (B, C): what each kept interest, by its number, adds to the score (all of it, but for a rest)."""
+        """For each item (B, C): what each kept interest adds to its score, as text. They sum to it, but for a rest."""
         texts = np.empty(items_BC.shape, object)
         for start in range(0, len(rows_B), self.batch_size):
             own = slice(start, start + self.batch_size)
