@@ -16,7 +16,12 @@ help:  ## this list
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# What more the developers of sairlib need, installed once beside what is there.
+$(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	@touch $@
 
 install: $(VENV)/.installed  ## make the environment (TORCH=torch==2.13.0 chooses the build)
@@ -24,25 +29,21 @@ install: $(VENV)/.installed  ## make the environment (TORCH=torch==2.13.0 choose
 train: install  ## train SAIR on the MovieLens data that ships, and show the results
 	$(BIN)/python -m sairlib.train experiment=quickstart
 
-test: install  ## run the tests, as many at once as there are cores
+test: $(VENV)/.dev  ## run the tests, as many at once as there are cores
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-lint: install  ## ruff: mistakes and formatting
+lint: $(VENV)/.dev  ## ruff: mistakes and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: install  ## mypy, strict
+types: $(VENV)/.dev  ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types test  ## all that a change has to pass
 
-# Without network, and a warning is an error. The extra is installed once, beside what is there.
+# Without network, and a warning is an error.
 docs: $(VENV)/.docs  ## build the documentation into docs/built
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/built
-
-$(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
-	@touch $@
 
 tensorboard: install  ## look at the runs under outputs/
 	$(BIN)/tensorboard --logdir outputs
