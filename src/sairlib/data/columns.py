@@ -323,3 +323,11 @@ def joined(parts: list[NDArray[Scalar]]) -> NDArray[Scalar]:
 def shown(text: str) -> str:
     """A value for a message."""
     return repr(text[:40])
+
+
+def check_columns(found: list[str], wanted: Mapping[str, str], where: str) -> None:
+    """UserError unless each wanted column is there, once."""
+    for ours, theirs in wanted.items():
+        if found.count(theirs) != 1:
+            problem = "several columns" if theirs in found else "no column"
+            raise UserError(f"{where}: {problem} '{theirs}' for the {ours} (found: {', '.join(found)[:200]})")

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from sairlib.data.assembly import Assembly, Rules, describe
-from sairlib.data.columns import Chunk, Coded, Flags, Moments, Numbers, Values
+from sairlib.data.columns import Chunk, Coded, Flags, Moments, Numbers, Values, check_columns
 from sairlib.data.interactions import CATEGORY, ITEM, TITLE, Interactions
+from sairlib.data.readers.arrow import arrow_chunks
 from sairlib.errors import UserError
 
 ROWS = 1 << 21
@@ -41,8 +42,6 @@ def frame_chunks(frame: Any, wanted: Mapping[str, str], source: str) -> Iterator
     """
     if not isinstance(frame, pd.DataFrame):
         if hasattr(frame, "__arrow_c_stream__") and find_spec("pyarrow") is not None:
-            from sairlib.data.readers.arrow import arrow_chunks
-
             yield from arrow_chunks(frame, wanted, source)
             return
         frame = _interchanged(frame, source)
@@ -51,14 +50,6 @@ def frame_chunks(frame: Any, wanted: Mapping[str, str], source: str) -> Iterator
         rows = frame.iloc[start : start + ROWS]
         columns = {ours: series_values(rows[theirs]) for ours, theirs in wanted.items()}
         yield Chunk(columns, lambda row, start=start: f"{source}, row {start + row + 1}")  # type: ignore[misc]
-
-
-def check_columns(found: list[str], wanted: Mapping[str, str], where: str) -> None:
-    """UserError unless each wanted column is there, once."""
-    for ours, theirs in wanted.items():
-        if found.count(theirs) != 1:
-            problem = "several columns" if theirs in found else "no column"
-            raise UserError(f"{where}: {problem} '{theirs}' for the {ours} (found: {', '.join(found)[:200]})")
 
 
 def series_values(series: "pd.Series[Any]") -> Values:

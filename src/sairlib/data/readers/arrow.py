@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sairlib.data.columns import Chunk, Coded, Flags, Moments, Numbers, Values
-from sairlib.data.frames import check_columns
+from sairlib.data.columns import Chunk, Coded, Flags, Moments, Numbers, Values, check_columns
 from sairlib.errors import UserError, one_line
 
 ROWS = 1 << 20
