@@ -104,7 +104,7 @@ def own_table(rng: random.Random) -> bytes:
 
 def plain_rows(content: bytes) -> list[list[str]]:
     """The rows of a csv, blank lines aside, the header first; separated by what its first line has most of."""
-    text = content.decode("utf-8-sig")
+    text = content.decode("utf-8-sig", "surrogateescape")  # a column that is not read may hold anything
     first = re.split("[\r\n]", text)[0]
     separator = max(",;|\t", key=first.count)
     lines = [line for line in re.split("\r\n|\r|\n", text) if line.strip()]
@@ -151,16 +151,27 @@ def plain_categories(chosen: DataSet, content: Content) -> set[tuple[int, str]]:
             flagged = zip(genres, row[5:], strict=True)
             pairs.append((row[0], [genre for genre, flag in flagged if flag.strip() == "1"]))
     return {
-        (int(_plain(item, is_rating=False)), name.strip())
+        (int(_plain(item, is_rating=False)), _readable(name).strip())
         for item, names in pairs
         for name in names
-        if name.strip().lower() not in NONE
+        if _readable(name).strip().lower() not in NONE
     }
+
+
+def _readable(name: str) -> str:
+    """Of bytes that are not UTF-8, Latin-1."""
+    content = name.encode("utf-8", "surrogateescape")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _lines(content: bytes) -> list[str]:
     return [
-        line for line in re.split("\r\n|\r|\n", content.decode("utf-8", "replace").lstrip("\ufeff")) if line.strip()
+        line
+        for line in re.split("\r\n|\r|\n", content.decode("utf-8", "surrogateescape").lstrip("\ufeff"))
+        if line.strip()
     ]
 
 

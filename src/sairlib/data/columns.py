@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sairlib.data.ids import Ids, Ints, text_array
+from sairlib.data.source import one_line
 from sairlib.errors import UserError
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -330,4 +331,4 @@ def check_columns(found: list[str], wanted: Mapping[str, str], where: str) -> No
     for ours, theirs in wanted.items():
         if found.count(theirs) != 1:
             problem = "several columns" if theirs in found else "no column"
-            raise UserError(f"{where}: {problem} '{theirs}' for the {ours} (found: {', '.join(found)[:200]})")
+            raise UserError(f"{where}: {problem} '{theirs}' for the {ours} (found: {one_line(', '.join(found))[:200]})")

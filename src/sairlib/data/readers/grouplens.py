@@ -68,7 +68,7 @@ def _movies_dat(source: Source) -> Iterator[Described]:
 
 def _u_genre(source: Source) -> list[str]:
     """``name|number``, in the order of the flags in u.item."""
-    with open_text(source, "u.genre") as lines:
+    with open_text(source, "u.genre", errors="surrogateescape") as lines:
         return [line.split("|")[0].strip() for line in lines if line.strip()]
 
 

@@ -17,6 +17,7 @@ from sairlib.data import fields
 from sairlib.data.columns import Chunk, Coded, Values, shown
 from sairlib.data.interactions import TIMESTAMP
 from sairlib.data.readers.table import csv_rows
+from sairlib.data.source import one_line
 from sairlib.errors import UserError
 
 BLOCK = 32 << 20
@@ -156,7 +157,8 @@ def _layout(content: bytes, where: str, wanted: Mapping[str, str], how: TextForm
         if position < 0:
             problem = "several columns" if position == -2 else "no column"
             raise UserError(
-                f"{where}, line 1: {problem} '{wanted[ours]}' for the {ours} (found: {', '.join(best.names)[:200]})"
+                f"{where}, line 1: {problem} '{wanted[ours]}' for the {ours}"
+                f" (found: {one_line(', '.join(best.names))[:200]})"
             )
     return best
 
