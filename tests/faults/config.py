@@ -25,7 +25,7 @@ from sairlib import evaluate, resume, train
 from sairlib.run.study import Study
 
 SECONDS = 240
-"""More is taken for a hang. Most tries take some hundredths of one, the slowest eleven, and five times that where others
+"""More is taken for a hang. Most tries take some hundredths of one, the slowest eleven, or many more where others
 want the cores."""
 WORDS = (*TINY, "model.d=4")
 GROUPS = {
