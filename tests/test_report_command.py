@@ -35,7 +35,7 @@ def reported(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 
 
 def test_one_table_tells_of_all(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    Path("published.yaml").write_text("SASRec: 0.6\n")
+    Path("published.yaml").write_text("ml-latest-small: {SASRec: 0.6}\nelsewhere: {FPMC: 0.1}\n")
     words = (str(runs), "baseline=FPMC", "ranking=full", "published=published.yaml")
     code, out, err = reported(monkeypatch, capfd, *words, "output=table.csv")
     assert code == 0 and "half is not finished" in err
@@ -54,6 +54,9 @@ def test_one_table_tells_of_all(runs: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert (
         code == 0 and r"\begin{tabular}" in Path("table.tex").read_text() and r"$\pm$" in Path("table.tex").read_text()
     )
+    Path("published.yaml").write_text("SASRec: 0.6\n")
+    code, _, err = reported(monkeypatch, capfd, str(runs), "published=published.yaml")
+    assert code == 1 and "must be a yaml file of figures by data set and system" in err
     code, out, err = reported(monkeypatch, capfd, str(runs), "baseline=Caser")
     assert code == 1 and "baseline=Caser: no such system; there are FPMC, SASRec" in err
 

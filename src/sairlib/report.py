@@ -9,7 +9,7 @@ Examples:
     python -m sairlib.report outputs/a outputs/b baseline=outputs/a output=table.tex curves=curves.png
 
 Settings: ranking (sampled, full, full_with_history), metric (ndcg@10, hr@5, mrr, ...), baseline, published (a yaml of
-figures by the names in the table), output (.md, .csv, .tex), curves and heat_map (PNG files; pip install
+figures by data set and system), output (.md, .csv, .tex), curves and heat_map (PNG files; pip install
 'sairlib[plots]'). Figures of other data, splits or candidates are never compared.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from sairlib.commands import whole_start
 from sairlib.configured import run_configured
-from sairlib.errors import UserError
+from sairlib.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,8 +57,9 @@ def report(settings: ReportSettings) -> str:
 
     UserError if there is no finished run, or figures cannot be compared.
     """
-    from sairlib.files import write_text
-    from sairlib.run import collected, comparison_table, figures
+    with whole_start():  # here, not above: --help must not wait for torch
+        from sairlib.files import write_text
+        from sairlib.run import collected, comparison_table, figures
 
     collected.cutoffs(settings.metric)
     runs, unfinished = collected.collect(map(Path, settings.runs))
@@ -72,8 +73,8 @@ def report(settings: ReportSettings) -> str:
     table = []
     for dataset in dict.fromkeys(system.runs[0].dataset for system in systems):
         own = [system for system in systems if system.runs[0].dataset == dataset]
-        against = baseline if baseline in own else next((s for s in own if s.name == settings.baseline), None)
-        table += comparison_table.rows(own, settings.ranking, settings.metric, against, published)
+        against = next((s for s in own if baseline is not None and s.name == baseline.name), None)
+        table += comparison_table.rows(own, settings.ranking, settings.metric, against, published.get(dataset, {}))
     table = comparison_table.corrected(table)
     if settings.curves is not None:
         figures.curves(Path(settings.curves), systems, f"{settings.ranking}/{settings.metric}")
@@ -95,17 +96,22 @@ def _baseline(systems: "list[System]", name: str | None) -> "System | None":
     raise UserError(f"baseline={name}: no such system; there are {', '.join(system.name for system in systems)}")
 
 
-def _published(path: str | None) -> dict[str, float]:
+def _published(path: str | None) -> dict[str, dict[str, float]]:
     if path is None:
         return {}
     import yaml
 
     try:
-        figures = yaml.safe_load(Path(path).read_text())
-        return {str(name): float(figure) for name, figure in dict(figures).items()}
+        datasets = dict(yaml.safe_load(Path(path).read_text()))
+        return {
+            str(dataset): {str(system): float(figure) for system, figure in dict(figures).items()}
+            for dataset, figures in datasets.items()
+        }
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"published={path}: must be a yaml file of figures by systems ({reason})") from error
+        raise UserError(
+            f"published={path}: must be a yaml file of figures by data set and system, such as"
+            f" 'ml-1m: {{SASRec: 0.5968}}' ({one_line(error)[:160]})"
+        ) from error
 
 
 EXPLAINED = (

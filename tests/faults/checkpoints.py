@@ -1,124 +1,32 @@
-"""Checkpoints and run directories that are damaged, hold something else, or want to do harm.
+"""Checkpoints that are damaged, hold something else, or want to do harm.
 
 Each try is loaded as valid and equal, or refused in one line; live objects that refused a state are as they were.
 """
 
-import atexit
 import copy
 import hashlib
 import io
-import json
 import math
 import os
 import pickle
 import random
-import shutil
 import struct
-import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from command_helpers import actions_with_new_last_items, write_data
+from damage import damaged, stored, survived
 from fault import LostError, fault
 from torch import Tensor
 from trainer_helpers import make_trainer
 
-import sairlib
-from sairlib.errors import NonFiniteError, Stopped, UserError, one_line
 from sairlib.run import checkpoint
-from sairlib.run.log import RunLog
-from sairlib.run.report import read_ranks
-from sairlib.stored import words_of
-from sairlib.training.requests import Requests
 from sairlib.training.state import load_weights
 from sairlib.training.trainer import Trainer
-
-LONGEST = 20
-"""Seconds that a try may take; most take hundredths."""
-RUN = ("model=sasrec", "model.d=8", "max_len=8", "training.epochs=2", "device=cpu", "evaluation.n_candidates=5")
-
-
-class Stopping(RunLog):
-    """Asks to stop inside the second epoch, and prints nothing."""
-
-    requests: Requests
-
-    def progress(self, items: list[Any], title: str) -> Any:
-        for i, item in enumerate(items):
-            self.requests.stop = title == "epoch 2" and i == 1
-            yield item
-
-    def say(self, line: str) -> None:
-        pass
-
-
-@cache
-def home() -> Path:
-    """A folder for the runs that are then damaged; it goes when Python ends."""
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
-@cache
-def stored() -> Path:
-    """The directory of a training that was stopped inside its second epoch."""
-    directory = home() / "stopped"
-    directory.mkdir()
-    trainer = make_trainer(epochs=2)
-    with closing(Stopping(directory)) as log:
-        log.requests = trainer.requests
-        try:
-            trainer.fit(log)
-        except Stopped:
-            return directory
-    raise AssertionError("it was not stopped")
-
-
-@cache
-def finished() -> Path:
-    """The directory of a finished run, with its data beside it."""
-    place = home() / "finished"
-    write_data(place, actions_with_new_last_items())
-    words = (f"data.root={place / 'data'}", "data.cache=null", "dataset.url=null")
-    with redirect_stdout(io.StringIO()):
-        sairlib.study(*RUN, *words).run(place / "run")
-    return place / "run"
-
-
-@contextmanager
-def survived(what: str, shown: Callable[[BaseException], str] = str) -> Iterator[None]:
-    """LostError for anything but success and an error that is ``shown`` in one line, and for a hang."""
-    start = time.monotonic()
-    try:
-        yield
-    except (UserError, NonFiniteError) as error:
-        if "\n" in shown(error) or not shown(error):
-            raise LostError(f"{what}: not one line: {error!r}") from error
-    if time.monotonic() - start > LONGEST:
-        raise LostError(f"{what}: took {time.monotonic() - start:.0f} s")
-
-
-def damaged(whole: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """Bytes with flipped bits, cut off, grown, or with a piece overwritten."""
-    at, n = rng.randrange(len(whole)), rng.randrange(1, 200)
-    kind = rng.choice(("bit", "byte", "cut", "grown", "zeroed", "doubled", "dropped"))
-    return f"{kind} at {at}", {
-        "bit": whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :],
-        "byte": whole[:at] + rng.randbytes(1) + whole[at + 1 :],
-        "cut": whole[:at],
-        "grown": whole + rng.choice((rng.randbytes(n), bytes(n), whole[-n:])),
-        "zeroed": whole[:at] + bytes(min(n, len(whole) - at)) + whole[at + n :],
-        "doubled": whole[:at] + whole[at : at + n] + whole[at:],
-        "dropped": whole[:at] + whole[at + n :],
-    }[kind]
 
 
 @fault("a checkpoint is damaged: bits flipped, cut off, grown", tries=250)
@@ -340,73 +248,3 @@ def pickle_hostile(place: Path, rng: random.Random) -> None:
         raise LostError(f"{how}: {evil.call} was run")
     if done:
         raise LostError(f"{how}: {evil.call} was taken")
-
-
-LINES = (
-    *(b"", b"{}", b"[1]", b"nothing", b"\xff\xfe\xfa", b'{"epoch": ', b'{"epoch": NaN}', b'{"epoch": "1"}', b"\0" * 50),
-    *(b'{"epoch": 1e999}', b'{"epoch": -1}', b"[" * 20_000, b'{"epoch": ' + b"9" * 5000 + b"}", b'{"epoch": [1]}'),
-)
-
-
-@fault("the record of a run that goes on is damaged", tries=100)
-def record_damaged(place: Path, rng: random.Random) -> None:
-    path = place / "metrics.jsonl"
-    whole = (stored() / "metrics.jsonl").read_bytes()
-    lines = whole.splitlines()
-    what = "lines"
-    if rng.random() < 0.5:
-        what, content = damaged(whole, rng)
-    else:
-        for _ in range(rng.randrange(1, 5)):
-            lines.insert(rng.randrange(len(lines) + 1), rng.choice(LINES))
-        content = b"\n".join(lines) + rng.choice((b"\n", b""))
-    path.write_bytes(content)
-    with survived(what), redirect_stdout(io.StringIO()), closing(RunLog(place, 1, 3)) as log:
-        log.record(2, 6, train={"loss": 0.5})
-    for line in path.read_bytes().splitlines():
-        if not isinstance(json.loads(line)["epoch"], int):
-            raise LostError(f"{what}: {line!r} was kept")
-    kept = set(path.read_bytes().splitlines())
-    if what == "lines" and not set(whole.splitlines()) <= kept:
-        raise LostError(f"{what}: a good line was dropped")
-
-
-@fault("the ranks of a run are damaged", tries=100)
-def ranks_damaged(place: Path, rng: random.Random) -> None:
-    whole = (finished() / "ranks.npz").read_bytes()
-    what, content = damaged(whole, rng)
-    (place / "ranks.npz").write_bytes(content)
-    users, ranks = read_ranks(finished() / "ranks.npz")
-    with survived(what):
-        others, by_ranking = read_ranks(place / "ranks.npz")
-        equal = others.tolist() == users.tolist() and by_ranking.keys() == ranks.keys()
-        for name in ranks if equal else ():
-            equal &= by_ranking[name].better_E.tolist() == ranks[name].better_E.tolist()
-            equal &= by_ranking[name].tied_E.tolist() == ranks[name].tied_E.tolist()
-        if not equal:
-            raise LostError(f"{what}: other ranks were taken")
-
-
-@fault("a file of a finished run is damaged or gone", tries=100)
-def run_damaged(place: Path, rng: random.Random) -> None:
-    run = place / "run"
-    shutil.copytree(finished(), run)
-    name = rng.choice(("config.yaml", "config.yaml", "config.yaml", "best.pt", ".hydra/overrides.yaml"))
-    kind = rng.choice(("damaged", "damaged", "damaged", "gone", "folder", "fifo", "link"))
-    path, what = run / name, f"{name} {kind} "
-    whole = path.read_bytes()
-    if kind == "damaged":
-        more, content = damaged(whole, rng)
-        what += more
-        path.write_bytes(content)
-    else:
-        path.unlink()
-        make = {"folder": path.mkdir, "fifo": lambda: os.mkfifo(path), "link": lambda: path.symlink_to(path)}
-        make.get(kind, lambda: None)()
-    with survived(what, one_line), redirect_stdout(io.StringIO()):
-        if name.startswith(".hydra"):
-            words_of(run)
-        else:
-            test = sairlib.load(run, device="cpu").test()
-            if name == "best.pt" and test != json.loads((run / "test.json").read_text()):
-                raise LostError(f"{what}: other figures came out")

@@ -40,3 +40,18 @@ def test_an_error_reaches_only_the_question_that_raises_it() -> None:
     assert (two, four) == (0.5, 0.25)
     with pytest.raises(ZeroDivisionError):
         raise none  # type: ignore[misc]
+
+
+def test_one_who_has_gone_with_a_bad_question_takes_no_answer_from_others() -> None:
+    def inverse(questions: Sequence[int]) -> list[float]:
+        return [1 / question for question in questions]
+
+    async def main() -> list[float | BaseException]:
+        together = Together(inverse, most=8)
+        tasks = [asyncio.create_task(together.ask(number)) for number in (0, 4)]
+        await asyncio.sleep(0)  # both have asked
+        tasks[0].cancel()
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), timeout=5)
+
+    gone, four = asyncio.run(main())
+    assert isinstance(gone, asyncio.CancelledError) and four == 0.25

@@ -41,7 +41,8 @@ class Together(Generic[Asked, Answered]):
                 try:
                     self._answer_these([pair])
                 except Exception as error:
-                    pair[1].set_exception(error)
+                    if not pair[1].done():  # else the others of this pass would never be answered
+                        pair[1].set_exception(error)
 
     def _answer_these(self, pairs: Sequence[tuple[Asked, "asyncio.Future[Answered]"]]) -> None:
         answers = self.answer([question for question, _ in pairs])
