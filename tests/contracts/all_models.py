@@ -65,7 +65,10 @@ def make_model(name: str, seed: int = 0) -> Recommender:
 def perturbed_model(name: str) -> Recommender:
     """In eval mode, every weight but PAD's moved off its initial value: zero biases and equal gains hide mistakes."""
     model = make_model(name).eval()
-    model.prepare(1 + torch.randperm(M + 1, generator=torch.Generator().manual_seed(0)))
+    model.prepare(
+        1 + torch.randperm(M + 1, generator=torch.Generator().manual_seed(0)),
+        store().train_window(store().first_rows(8))[0],
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

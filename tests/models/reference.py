@@ -119,6 +119,10 @@ def sair(items: list[int], weights: Weights, options: dict[str, Any], categories
     states = encode(items, weights, options, categories if options.get("use_category", True) else [])
     pool = weights["categories.table.weight"][1:] if variant == "label" else weights["learned_pool_LD"]
     relevance = [np.array([float(state @ interest) for interest in pool]) for state in states]
+    if options.get("relevance", "product") == "cosine":
+        norms = [np.sqrt(sum(value * value for value in interest)) for interest in pool]
+        relevance = [row / np.sqrt(sum(state * state)) / norms for row, state in zip(relevance, states, strict=True)]
+    relevance = [row / options.get("temperature", 1.0) for row in relevance]
     interacted = relevance
     if variant != "full":
         interacted = attention(relevance, weights, "retrieval.interaction", 1)
@@ -159,3 +163,13 @@ def decorrelation(pool: NDArray[np.float64]) -> float:
             total += z * z
             diagonal += z * z if i == j else 0.0
     return 0.5 * (total - diagonal)
+
+
+def imbalance(interacted: list[Vector], kept: list[list[int]]) -> float:
+    """L sum_i f_i P_i of steps, with f_i the share of i among all kept and P_i the mean of softmax(Ca-hat)_i."""
+    size, every = len(interacted[0]), [i for row in kept for i in row]
+    total = 0.0
+    for i in range(size):
+        mean = sum(softmax(list(row))[i] for row in interacted) / len(interacted)
+        total += every.count(i) / len(every) * mean
+    return size * total

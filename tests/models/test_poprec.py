@@ -12,7 +12,7 @@ COUNTS = [0, *(sum(row.count(item) for row in HISTORIES[:3]) for item in range(1
 
 def make_model() -> PopRec:
     model = PopRec(M)
-    model.prepare(torch.tensor(COUNTS))
+    model.prepare(torch.tensor(COUNTS), history(padded()))
     return model
 
 
@@ -40,7 +40,7 @@ def test_counts_travel_with_the_weights() -> None:
 
 def test_counting_again_starts_anew() -> None:
     model = make_model()
-    model.prepare(torch.tensor(COUNTS))
+    model.prepare(torch.tensor(COUNTS), history(padded()))
     assert model.counts_M.tolist() == COUNTS
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from model_helpers import arrays, padded, regularisers
-from reference import decorrelation, sair
+from reference import decorrelation, imbalance, sair
 from small_data import history
 from torch import Tensor
 
 from sairlib.batch import PAD
 from sairlib.errors import UserError
 from sairlib.models.sair import SAIR
+from sairlib.nn.interests import centroids
 from sairlib.nn.layers import Dropout, SelfAttention
 
 M, MAX_LEN, D, L, K = 11, 6, 8, 7, 3
@@ -36,6 +37,8 @@ FLIPS: dict[str, Any] = {
     "top_k": 1,
     "n_interests": 4,
     "positions": "oldest",
+    "relevance": "cosine",
+    "temperature": 0.3,
 }
 PAIRS: list[dict[str, Any]] = [
     {"variant": "full"},
@@ -47,6 +50,8 @@ PAIRS: list[dict[str, Any]] = [
     {"weights": "raw", "interaction_residual": True, "interest_ffn": "shared"},
     {"top_k": L},
     {"variant": "full", "aggregator_skip": True},
+    {"weights": "raw", "relevance": "cosine", "temperature": 0.1},
+    {"variant": "full", "temperature": 2.0},
 ]
 ENCODER = ("n_blocks", "n_heads", "norm")
 INTERACTION = "retrieval.interaction.query_key_value.weight"
@@ -237,6 +242,13 @@ def test_diagnose_counts_real_steps_alone() -> None:
         ({"norm": "none"}, "norm='none': choose one of pre, post"),
         ({"decov_weight": -1.0}, "decov_weight must be 0 or more, not -1"),
         ({"dropout": 1.0}, "dropout must be in"),
+        ({"relevance": "dot"}, "relevance='dot': choose one of product, cosine"),
+        ({"temperature": 0.0}, "temperature=0.0: must be greater than 0"),
+        ({"choice_noise": -1.0}, "choice_noise=-1.0: must be 0 or more"),
+        ({"balance_weight": -1.0}, "balance_weight must be 0 or more, not -1"),
+        ({"balance_weight": 1.0, "variant": "full"}, "SAIR-full keeps all"),
+        ({"pool_start": "zero"}, "pool_start='zero': choose one of normal, kmeans"),
+        ({"pool_start": "kmeans", "variant": "label"}, "the pool of SAIR-label is its categories"),
         ({"positions": "first"}, "positions=first: choose one of newest, oldest"),
     ],
     ids=str,
@@ -262,3 +274,67 @@ def test_the_entropy_of_two_interests_is_between_one_alone_and_both_alike() -> N
     share = found["kept_share"].double()
     entropy = -(share * share.clamp_min(1e-12).log2()).sum()
     assert float(found["interest_entropy"]) == pytest.approx(float(entropy), abs=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["raw", "interacted"])
+def test_the_balance_is_the_formula_over_real_steps_and_teaches_the_choice(weights: str) -> None:
+    model = make_model(balance_weight=0.5, dropout=0.0, weights=weights).train()
+    _, retrieved = model.retrieve(padded(HISTORIES))
+    steps = [(user, t) for user, row in enumerate(HISTORIES) for t in range(len(row))]
+    interacted = [retrieved.interacted_BNL[step].detach().numpy() for step in steps]
+    expected = imbalance(interacted, [retrieved.kept_BNK[step].tolist() for step in steps])
+    model.encode(history(padded(HISTORIES)))
+    balance = regularisers(model)["balance"]
+    assert balance.item() == pytest.approx(0.5 * expected, rel=1e-9)
+    balance.backward()
+    assert model.get_parameter(INTERACTION).grad.any()  # type: ignore[union-attr]
+    assert "balance" not in regularisers(make_model())
+
+
+def test_a_step_against_the_imbalance_lowers_it() -> None:
+    model = make_model(balance_weight=1.0, dropout=0.0).train()
+
+    def measured() -> Tensor:
+        model.encode(history(padded(HISTORIES)))
+        return regularisers(model)["balance"]
+
+    optimizer, before = torch.optim.SGD(model.parameters(), lr=0.01), measured()
+    for _ in range(20):
+        optimizer.zero_grad()
+        measured().backward()
+        optimizer.step()
+    assert 0.99 < measured().item() < before.item() - 0.01
+
+
+def test_noise_changes_which_interests_are_kept_in_training_alone() -> None:
+    model, quiet = make_model(choice_noise=1.0, dropout=0.0), make_model(dropout=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(scores(model), scores(quiet), strict=True))
+    items_BN = padded(HISTORIES * 50)
+    plain, noisy = quiet.retrieve(items_BN)[1], model.train().retrieve(items_BN)[1]
+    assert torch.equal(plain.interacted_BNL, noisy.interacted_BNL)
+    kept = noisy.kept_BNK
+    moved = (kept != plain.kept_BNK).any(-1)[items_BN != PAD].float().mean()
+    assert 0.2 < moved < 1, "as large as the spread of the scores: many choices change, not all"
+    expected = noisy.interacted_BNL.gather(-1, kept).softmax(-1)
+    torch.testing.assert_close(noisy.weights_BNK, expected)  # the noise is on the choice, not on the weights
+
+
+def test_kmeans_finds_groups_and_starts_the_pool_from_them() -> None:
+    torch.manual_seed(3)
+    middles = 10 * torch.eye(4, 6, dtype=torch.float64)
+    points = middles.repeat_interleave(100, 0) + 0.1 * torch.randn(400, 6, dtype=torch.float64)
+    starts = [centroids(points, 4) for _ in range(5)]  # a random start may miss a group
+    nearest = min(torch.cdist(middles, found).amin(1).max() for found in starts)
+    assert nearest < 0.1
+    assert centroids(points[:3], 5).shape == (5, 6), "fewer points than groups"
+
+    model = make_model(pool_start="kmeans")
+    before = model.pool_LD.clone()
+    model.prepare(torch.zeros(M + 1), history(padded(HISTORIES)))
+    torch.testing.assert_close(model.pool_LD.norm(dim=1), torch.ones(L, dtype=torch.float64))
+    assert not torch.allclose(model.pool_LD, before)
+    states = model.encoder(padded(HISTORIES))[padded(HISTORIES) != PAD]
+    assert (torch.nn.functional.normalize(states, dim=1) @ model.pool_LD.T).amax(0).min() > 0.5, "near to states"
+    plain = make_model()
+    plain.prepare(torch.zeros(M + 1), history(padded(HISTORIES)))
+    assert torch.equal(plain.pool_LD, before)

@@ -52,7 +52,7 @@ def run_of(model: str, titles: bool = True) -> Run:
     torch.manual_seed(0)
     made = build.model(build.compose([f"model={model}", f"max_len={MAX_LEN}", *words, *small]), data, CPU).eval()
     store = SequenceStore(data, MAX_LEN, CPU)
-    made.prepare(store.counts_M)
+    made.prepare(store.counts_M, store.train_window(store.first_rows(4))[0])
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -95,6 +95,11 @@ class SequenceStore:
         """How many training steps each user has (B), at most ``max_len``."""
         return (self.train_lengths[users_B] - 1).clamp_(max=self.max_len)
 
+    def first_rows(self, n: int) -> Rows:
+        """The first ``n`` training users, or as many as there are."""
+        users_B = self.train_users[:n]
+        return Rows(users_B, int(self.train_steps(users_B).max()))
+
     def train_window(self, rows: Rows) -> tuple[History, Tensor]:
         """The newest training steps of these users, and their targets: the same items shifted by one (B, N)."""
         users_B, n_steps = rows

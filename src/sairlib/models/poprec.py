@@ -24,7 +24,7 @@ class PopRec(StepModel):
         self.n_items = n_items
         self.register_buffer("counts_M", torch.zeros(n_items + 1))
 
-    def prepare(self, counts_M: Tensor) -> None:
+    def prepare(self, counts_M: Tensor, history: History) -> None:
         self.counts_M.copy_(counts_M)
 
     def encode(self, history: History) -> Tensor:

@@ -46,8 +46,9 @@ class Recommender(nn.Module, ABC):
     def newest(self, history: History) -> State:
         """The states (B, ...) that predict the item after each history; finite for an empty history."""
 
-    def prepare(self, counts_M: Tensor) -> None:
-        """Called once before training. ``counts_M`` (M + 1): how often each item occurs in the training part."""
+    def prepare(self, counts_M: Tensor, history: History) -> None:
+        """Called once before training, with how often each item occurs in the training part (M + 1), and some histories
+        of it."""
 
     def after_step(self) -> None:
         """Called after every optimiser step, for example to limit the norm of the weights."""

@@ -4,15 +4,19 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from sairlib.batch import PAD, Batch, History, State, at_steps, last_steps
 from sairlib.errors import UserError
 from sairlib.models.recommender import Explanation, Head, Products, StepModel
 from sairlib.nn.categories import POOLINGS, CategoryEmbedding
-from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, decorrelation
+from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, centroids, decorrelation, imbalance
 from sairlib.nn.layers import EncoderPart, ItemEncoder, SelfAttention
 
 VARIANTS = ("sair", "full", "label")
+POOL_STARTS = ("normal", "kmeans")
+MOST_POINTS = 2**14
+"""States that k-means groups at the start of training."""
 
 
 @final
@@ -48,6 +52,15 @@ class SAIR(StepModel):
     12. ``aggregator_skip``: e_t = F_t + the sum of eq. (10), which has no such term: all that the encoder knows passes
         through K small nets there.
 
+    Against the collapse of interests (few of them get all the weight), from the mixture-of-experts literature and all
+    off by default:
+
+    13. ``relevance="cosine"`` and ``temperature``: eq. (4) is the cosine of prefix and interest, divided by it.
+    14. ``choice_noise``: in training, Gaussian noise on the scores of eq. (6) (``nn.interests.noisy``).
+    15. ``balance_weight``: weight of a loss that makes all interests be chosen alike (``nn.interests.imbalance``).
+    16. ``pool_start="kmeans"``: C starts as the centroids of the states of some histories, scaled to length 1. At that
+        time the states are those of an untrained encoder.
+
     Deviations from the paper: (a) the logistic loss includes the sigmoid that is missing in eq. (12); (b) L_ce is a
     mean over steps (see ``NextItem.steps_per_batch``), not a sum, so L_d has a higher relative weight than in eq. (13).
     """
@@ -74,6 +87,11 @@ class SAIR(StepModel):
         decov_weight: float = 1.0,
         positions: str = "newest",
         scale_items: bool = True,
+        relevance: str = "product",
+        temperature: float = 1.0,
+        choice_noise: float = 0.0,
+        balance_weight: float = 0.0,
+        pool_start: str = "normal",
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
@@ -82,6 +100,14 @@ class SAIR(StepModel):
             raise UserError(f"category_pooling={category_pooling!r}: choose one of {', '.join(POOLINGS)}")
         if decov_weight < 0:
             raise UserError(f"decov_weight must be 0 or more, not {decov_weight}")
+        if balance_weight < 0:
+            raise UserError(f"balance_weight must be 0 or more, not {balance_weight}")
+        if variant == "full" and (balance_weight or choice_noise):
+            raise UserError("balance_weight and choice_noise act on a choice of interests, and SAIR-full keeps all")
+        if pool_start not in POOL_STARTS:
+            raise UserError(f"pool_start={pool_start!r}: choose one of {', '.join(POOL_STARTS)}")
+        if variant == "label" and pool_start != "normal":
+            raise UserError(f"pool_start={pool_start}: the pool of SAIR-label is its categories, and starts as they do")
         needs_category = variant == "label" or score_with_category
         if needs_category and not n_categories:
             raise UserError("SAIR-label and score_with_category need item categories, and this data set has none")
@@ -90,6 +116,10 @@ class SAIR(StepModel):
         self.n_items = n_items
         self.variant = variant
         self.decov_weight = decov_weight
+        self.balance_weight = balance_weight
+        self.pool_start = pool_start
+        self._imbalance: Tensor | None = None
+        """Of the steps that ``encode`` saw last in training, for ``auxiliary``."""
         self.score_with_category = score_with_category
         self.categories = (
             CategoryEmbedding(item_categories, n_categories, d, category_pooling)
@@ -108,7 +138,10 @@ class SAIR(StepModel):
         )
         pool_size = n_categories if variant == "label" else n_interests
         n_slots = pool_size if variant == "full" else top_k
-        self.retrieval = InterestRetrieval(pool_size, n_slots, weights, interaction_residual, select=variant != "full")
+        self.retrieval = InterestRetrieval(
+            *(pool_size, n_slots, weights, interaction_residual, variant != "full"),
+            *(relevance, temperature, choice_noise),
+        )
         self.aggregator = InterestAggregator(n_slots, d, interest_ffn, dropout, aggregator_skip)
         if variant != "label":
             self.learned_pool_LD = nn.Parameter(torch.empty(n_interests, d))
@@ -122,8 +155,18 @@ class SAIR(StepModel):
             return self.categories.table.weight[1:]
         return self.learned_pool_LD
 
+    @torch.no_grad()
+    def prepare(self, counts_M: Tensor, history: History) -> None:
+        if self.pool_start == "kmeans":
+            self.eval()
+            states_XD = self.encoder(history.items_BN)[history.items_BN != PAD]
+            chosen = torch.randperm(len(states_XD), device=states_XD.device)[:MOST_POINTS]
+            self.learned_pool_LD.copy_(normalize(centroids(states_XD[chosen], len(self.learned_pool_LD)), dim=-1))
+
     def encode(self, history: History) -> Tensor:
         states_BND, retrieved = self.retrieve(history.items_BN)
+        if self.training and self.balance_weight:
+            self._imbalance = imbalance(retrieved, history.items_BN != PAD)
         fused_BND: Tensor = self.aggregator(states_BND, self.pool_LD, retrieved)
         return fused_BND
 
@@ -168,7 +211,11 @@ class SAIR(StepModel):
         return summed
 
     def auxiliary(self, batch: Batch, states: State) -> dict[str, Tensor]:
-        return {"decov": self.decov_weight * decorrelation(self.pool_LD)}
+        parts = {"decov": self.decov_weight * decorrelation(self.pool_LD)}
+        if self._imbalance is not None:
+            parts["balance"] = self.balance_weight * self._imbalance
+            self._imbalance = None  # it would keep the whole graph
+        return parts
 
     @torch.no_grad()
     def diagnose(self, history: History) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ FLUSH = 20
 PIECE = 2**13
 """Sequence steps that pass through the model at once on CPU: pieces of a batch take less memory and 7 % less time."""
 DIAGNOSED = 512
-"""How many validation histories ``Recommender.diagnose`` gets at each validation."""
+"""How many histories ``Recommender.prepare`` and, at each validation, ``Recommender.diagnose`` get."""
 
 
 class Recorder(Protocol):
@@ -85,7 +85,7 @@ class Trainer:
         if len(store.train_users) == 0:
             raise UserError("no user has 2 training actions: nothing to train on; check the filters of the data set")
         objective.check(model)
-        model.prepare(store.counts_M)
+        model.prepare(store.counts_M, store.train_window(store.first_rows(DIAGNOSED))[0])
         self.model = model
         self.store = store
         self.evaluator = evaluator
@@ -258,9 +258,7 @@ class Trainer:
 
     def _example(self, learner: Learner) -> Batch:
         """A batch of 8 users. The trainer's generator does not move."""
-        users_B = self.store.train_users[:8]
-        rows = Rows(users_B, int(self.store.train_steps(users_B).max()))
-        [(batch, _)] = learner.objective.batches(rows, learner.generator.clone_state())
+        [(batch, _)] = learner.objective.batches(self.store.first_rows(8), learner.generator.clone_state())
         return batch
 
     def catch_up(self) -> None:
@@ -281,10 +279,12 @@ class Trainer:
         seconds = time.perf_counter() - start
         log.scalars("validation", measured, step)
         log.scalars("speed", {"validation_seconds": seconds}, step)
-        log.record(epoch, step, validation=measured, seconds=round(seconds, 3))
         self.model.eval()
         history = next(self.store.evaluation(Part.VALIDATION, DIAGNOSED)).history
-        log.diagnosis(self.model.diagnose(history), step)
+        diagnosis = self.model.diagnose(history)
+        log.diagnosis(diagnosis, step)
+        told = {"diagnosis": {name: value.tolist() for name, value in diagnosis.items()}} if diagnosis else {}
+        log.record(epoch, step, validation=measured, seconds=round(seconds, 3), **told)
         monitor = self.settings.monitor
         better = measured[monitor] > progress.best.get(monitor, -math.inf)
         if better:
