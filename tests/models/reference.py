@@ -85,6 +85,9 @@ def encode(items: list[int], weights: Weights, options: dict[str, Any], categori
                     inner = np.maximum(linear(x, weights, f"{name}.feed_forward.first"), 0)
                     changes.append(linear(drop(inner), weights, f"{name}.feed_forward.second"))
             changes = [drop(change) for change in changes]
+            gate = weights.get(f"{name}.{part}_gate.weight")
+            if gate is not None:
+                changes = [change / (1 + np.exp(-gate @ x)) for change, x in zip(changes, xs, strict=True)]
             xs = [x + change if residual else change for x, change in zip(xs, changes, strict=True)]
             if not pre:
                 xs = [layer_norm(x, weights, norm) for x in xs]

@@ -28,12 +28,16 @@ FLIPS: dict[str, Any] = {
     "user_embedding": True,
     "scale_items": False,
     "output_projection": True,
+    "ffn_width": 20,
+    "gated": True,
 }
 PAIRS = [
     {"norm": "post", "n_heads": 2},
     {"norm": "post", "residual": False},
     {"n_heads": 4, "output_projection": True, "user_embedding": True, "shared_item_embedding": False},
     {"n_blocks": 0},
+    {"gated": True, "norm": "post", "ffn_width": 3},
+    {"gated": True, "residual": False},
 ]
 
 
@@ -105,7 +109,7 @@ def test_score_is_score_all_gathered(options: dict[str, Any]) -> None:
 
 def test_every_parameter_learns_with_all_options_on() -> None:
     model = make_model(
-        user_embedding=True, shared_item_embedding=False, output_projection=True, attention_dropout=0.1
+        user_embedding=True, shared_item_embedding=False, output_projection=True, attention_dropout=0.1, gated=True
     ).train()
     states_BND = model.encode(history(padded(HISTORIES)))
     model.head.score(states_BND, torch.randint(1, M + 1, (USERS, MAX_LEN, 3))).square().sum().backward()

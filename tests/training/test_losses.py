@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import make_split
 from tiny_models import Bigram, M
+from torch.nn.functional import cross_entropy
 
 from sairlib.batch import PAD, Negatives
 from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
+from sairlib.models.recommender import Products
 from sairlib.nn.kernels import parts
 from sairlib.training.gbce import GBCE
 from sairlib.training.losses import BCE, DrawnLoss, Loss
@@ -134,7 +136,7 @@ def test_logq_makes_the_sample_s_sum_that_of_the_catalogue() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("loss", [*(loss for loss, _ in PAIRS), Softmax()], ids=str)
+@pytest.mark.parametrize("loss", [*(loss for loss, _ in PAIRS), Softmax(), Softmax(label_smoothing=0.2)], ids=str)
 def test_computed_by_parts_a_cost_is_what_it_is_whole(
     loss: Loss, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +157,25 @@ def test_computed_by_parts_a_cost_is_what_it_is_whole(
     monkeypatch.setattr(parts, "SCORES_IN_CACHE", 1)
     torch.testing.assert_close(costs_and_gradient(), (whole_XS, gradient_XD))
     assert whole_XS[targets_XS != PAD].mean() > 0.1 and not whole_XS[targets_XS == PAD].any()
+
+
+@pytest.mark.parametrize("products", ["none", "plain", "biased"])
+def test_label_smoothing_is_that_of_torch(products: str) -> None:
+    torch.manual_seed(0)
+    model, targets_XS = Bigram(), torch.randint(1, M + 1, (20, 1))
+    states_XD = torch.randn(20, M + 1 if products == "none" else 5, requires_grad=True)
+    scores_XM = states_XD
+    if products != "none":
+        vectors_MD = torch.randn(M + 1, 5)
+        bias_M = torch.randn(M + 1) if products == "biased" else torch.zeros(M + 1)
+        scores_XM = states_XD @ vectors_MD.T + bias_M
+        bias = (lambda ids: bias_M if ids is None else bias_M[ids]) if products == "biased" else None
+        model.scores = Products(lambda ids: vectors_MD if ids is None else vectors_MD[ids], bias)  # type: ignore[assignment]
+    costs_X = Softmax(label_smoothing=0.2).each(model, states_XD, targets_XS, None).squeeze(1)
+    expected_X = cross_entropy(scores_XM[:, 1:], targets_XS[:, 0] - 1, reduction="none", label_smoothing=0.2)
+    torch.testing.assert_close(costs_X, expected_X)
+    actual, expected = (torch.autograd.grad(c.sum(), states_XD, retain_graph=True) for c in (costs_X, expected_X))
+    torch.testing.assert_close(actual, expected)
 
 
 def test_gbce_takes_all_other_items_as_negatives_and_no_more() -> None:

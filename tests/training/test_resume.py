@@ -19,17 +19,17 @@ from sairlib.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("rows", [False, True])
-@pytest.mark.parametrize("sair", [False, True])
+@pytest.mark.parametrize(("sair", "ema"), [(False, 0.0), (True, 0.0), (False, 0.9)])
 def test_four_epochs_are_two_and_two_more_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sair: bool, rows: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sair: bool, ema: float, rows: bool
 ) -> None:
-    settings: dict[str, Any] = {"sair": sair, "epochs": 4, "schedule": "cosine", "warmup_steps": 4}
+    settings: dict[str, Any] = {"sair": sair, "epochs": 4, "schedule": "cosine", "warmup_steps": 4, "ema": ema}
     if rows:
         monkeypatch.setattr(optimisers, "RARELY", 0)
     else:
         settings["weight_decay"] = 0.1
     straight = make_trainer(**settings)
-    assert bool(row_optimizers(straight)) == rows
+    assert bool(row_optimizers(straight)) == (rows and not ema)
     whole = fit(straight, tmp_path / "straight")
 
     first = make_trainer(**settings)

@@ -33,7 +33,9 @@ class SASRec(StepModel):
        only, and computes keys and values from the input itself; adds the NORMALISED input as the residual; has biases
        in Q, K and V; and has dropout of attention weights (``attention_dropout`` here). ``output_projection`` adds the
        output matrix of PyTorch's multi-head attention, which neither has.
-    5. Embeddings start Xavier-uniform (the default in the authors' framework); the paper does not say.
+    5. Two options of later work, off by default: ``ffn_width``, W1 and W2 of another inner width than d; ``gated``,
+       each g(...) times sigmoid(x W).
+    6. Embeddings start Xavier-uniform (the default in the authors' framework); the paper does not say.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class SASRec(StepModel):
         scale_items: bool = True,
         attention_dropout: float = 0.0,
         output_projection: bool = False,
+        ffn_width: int | None = None,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -64,6 +68,8 @@ class SASRec(StepModel):
             residual=residual,
             attention_dropout=attention_dropout,
             output_projection=output_projection,
+            ffn_width=ffn_width,
+            gated=gated,
         )
         positions = "newest" if positional_embedding else None
         self.encoder = ItemEncoder(n_items, max_len, d, dropout, blocks, positions=positions, scale_items=scale_items)

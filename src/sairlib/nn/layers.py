@@ -138,13 +138,16 @@ class CausalAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """ReLU(x W1 + b1) W2 + b2 at every step; W1 and W2 are D x D (SASRec, eq. 5)."""
+    """ReLU(x W1 + b1) W2 + b2 at every step; W1 and W2 are D x D (SASRec, eq. 5), or D x ``inner`` and back."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, inner: int | None = None) -> None:
         super().__init__()
-        self.first = nn.Linear(width, width)
+        inner = width if inner is None else inner
+        if inner < 1:
+            raise UserError(f"ffn_width={inner}: must be at least 1")
+        self.first = nn.Linear(width, inner)
         self.dropout = Dropout(dropout)
-        self.second = nn.Linear(width, width)
+        self.second = nn.Linear(inner, width)
         for layer in (self.first, self.second):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -159,6 +162,8 @@ class Block(nn.Module):
 
     norm: ``pre`` is this formula, the paper's; ``post`` is LayerNorm(x + Dropout(g(x))).
     residual: False omits ``x +`` (row 3 of the paper's ablation).
+    ffn_width: of the feed-forward net's inner layer; None for D, the paper's.
+    gated: g(...) times sigmoid(x W), as in LiGR (Borisyuk et al., 2025).
     """
 
     def __init__(
@@ -170,6 +175,8 @@ class Block(nn.Module):
         residual: bool = True,
         attention_dropout: float = 0.0,
         output_projection: bool = False,
+        ffn_width: int | None = None,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         if norm not in NORMS:
@@ -179,7 +186,9 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.attention = CausalAttention(width, n_heads, attention_dropout, output_projection)
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width, dropout)
+        self.feed_forward = FeedForward(width, dropout, ffn_width)
+        self.attention_gate = nn.Linear(width, width, bias=False) if gated else None
+        self.feed_forward_gate = nn.Linear(width, width, bias=False) if gated else None
         self.dropout = Dropout(dropout)
 
     def forward(self, states_BND: Tensor) -> Tensor:
@@ -193,11 +202,14 @@ class Block(nn.Module):
 
     def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
         """All that follows the attention."""
-        x = self._add(x, mixed, self.attention_norm)
-        return self._add(x, self.feed_forward(self.feed_forward_norm(x) if self.pre else x), self.feed_forward_norm)
+        x = self._add(x, mixed, self.attention_gate, self.attention_norm)
+        changed = self.feed_forward(self.feed_forward_norm(x) if self.pre else x)
+        return self._add(x, changed, self.feed_forward_gate, self.feed_forward_norm)
 
-    def _add(self, x: Tensor, change: Tensor, norm: nn.Module) -> Tensor:
+    def _add(self, x: Tensor, change: Tensor, gate: nn.Module | None, norm: nn.Module) -> Tensor:
         change = self.dropout(change)
+        if gate is not None:
+            change = change * gate(x).sigmoid()
         x = x + change if self.residual else change
         return x if self.pre else norm(x)
 
@@ -232,12 +244,14 @@ class SelfAttention(Encoder):
         residual: bool = True,
         attention_dropout: float = 0.0,
         output_projection: bool = False,
+        ffn_width: int | None = None,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         if n_blocks < 0:
             raise UserError(f"n_blocks must be 0 or more, not {n_blocks}")
         self.blocks = nn.ModuleList(
-            Block(width, n_heads, dropout, norm, residual, attention_dropout, output_projection)
+            Block(width, n_heads, dropout, norm, residual, attention_dropout, output_projection, ffn_width, gated)
             for _ in range(n_blocks)
         )
         # Pre-norm blocks never normalise their residual stream: without this the scores get it unnormalised.

@@ -23,7 +23,7 @@ def tables_by_rows(model: Recommender, settings: TrainingSettings, rows_per_batc
 
     Empty if a setting moves every row at every step or needs the whole gradient, or if only plain versions may run.
     """
-    if not allowed() or settings.compile or settings.weight_decay or settings.grad_clip:
+    if not allowed() or settings.compile or settings.weight_decay or settings.grad_clip or settings.ema:
         return []
     if settings.optimizer == "adagrad" or not follows(settings.betas):
         return []

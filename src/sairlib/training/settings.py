@@ -19,6 +19,8 @@ class TrainingSettings:
     L2 in the gradient, as in most of the papers; ``adamw`` subtracts lr x weight_decay of every weight instead.
     schedule: ``constant``, or ``linear`` / ``cosine`` down to 0 at the last epoch, after ``warmup_steps`` up from 0.
     grad_clip: largest gradient norm, 0 for no limit.
+    ema: decay of a moving average of the weights (0.999, say), which is then validated, saved and tested in their
+    place (``averages.Averages``); 0 for none. Each step then reads all weights, of large tables too.
     monitor: the validation figure (ranking/metric) that chooses the best weights.
     patience: stop after this many epochs without a better ``monitor``; 0 never stops.
     eval_every: epochs between validations.
@@ -38,6 +40,7 @@ class TrainingSettings:
     schedule: str = "constant"
     warmup_steps: int = 0
     grad_clip: float = 0.0
+    ema: float = 0.0
     patience: int = 20
     eval_every: int = 1
     save_every: int = 0
@@ -58,6 +61,8 @@ class TrainingSettings:
                 raise UserError(f"training.{name}={getattr(self, name)}: must be 0 or more")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise UserError(f"training.lr={self.lr}: must be greater than 0")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"training.ema={self.ema}: must be in [0, 1); 0 takes the weights themselves")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"training.betas={list(self.betas)}: give two numbers in [0, 1)")
         options = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}

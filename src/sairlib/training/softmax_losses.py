@@ -5,6 +5,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from sairlib.batch import PAD, Negatives, State, as_rows, like
 from sairlib.errors import UserError
@@ -37,9 +38,17 @@ class SampledSoftmax(DrawnLoss):
 @final
 @dataclass(frozen=True)
 class Softmax(Loss):
-    """-log of the target's softmax among all items (cross-entropy)."""
+    """-log of the target's softmax among all items (cross-entropy).
+
+    ``label_smoothing``: the share of the target's weight that is spread over all items alike (Szegedy et al., 2016).
+    """
 
     name = "softmax"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"loss.label_smoothing={self.label_smoothing}: must be in [0, 1)")
 
     def check(self, model: Recommender, sampler: Sampler | None) -> None:
         if sampler is not None:
@@ -49,10 +58,15 @@ class Softmax(Loss):
         real_XS, head = targets_XS != PAD, model.head
 
         def with_all(targets_XS: Tensor, *rows: Tensor) -> Tensor:
-            return softmax(head.score_all(like(states, rows)), targets_XS)
+            return softmax(head.score_all(like(states, rows)), targets_XS, self.label_smoothing)
 
         if isinstance(head, Products) and isinstance(states, Tensor):
-            costs_XS = softmax_of_products(states, *head.of(None), targets_XS, real_XS.any(-1))
+            vectors_MD, bias_M = head.of(None)
+            costs_XS = softmax_of_products(states, vectors_MD, bias_M, targets_XS, real_XS.any(-1))
+            if self.label_smoothing:  # beside the fast way: the mean of all scores is the score of the mean vector
+                mean_1D = vectors_MD[1:].mean(0, keepdim=True)
+                means_X1 = linear(states, mean_1D, None if bias_M is None else bias_M[1:].mean().reshape(1))
+                costs_XS = costs_XS + self.label_smoothing * (head.score(states, targets_XS) - means_X1)
         else:
             costs_XS = in_parts(with_all, model.n_items + 1, real_XS.any(-1), targets_XS, *as_rows(states))
         return costs_XS.where(real_XS, 0.0)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from sairlib.batch import PAD, Batch
 from sairlib.data.sequences import Rows
 from sairlib.models.recommender import Recommender
+from sairlib.training.averages import Averages
 from sairlib.training.objectives import Objective
 from sairlib.training.partners import Partners
 from sairlib.training.settings import TrainingSettings
@@ -44,6 +45,7 @@ class Learner:
 
     ``steps_at_once``: the pieces in which a batch passes through the model, see ``Objective.batches``. ``total_steps``:
     of the whole training, for the learning rate. ``partners``: the other processes that train the same model.
+    ``averages`` of the weights, if these are what is measured.
     """
 
     model: Recommender
@@ -55,6 +57,7 @@ class Learner:
     total_steps: int
     steps_at_once: int | None = None
     partners: Partners | None = None
+    averages: Averages | None = None
     n_steps: int = 0
     """Steps taken so far."""
 
@@ -79,6 +82,8 @@ class Learner:
             optimizer.step()
         self.model.after_step()
         self.n_steps += 1
+        if self.averages:
+            self.averages.update(self.n_steps)
         return result
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.rankings import Ranks
 from sairlib.models.recommender import Recommender
 from sairlib.nn.kernels.switch import allowed
+from sairlib.training.averages import Averages
 from sairlib.training.epoch import Epoch, means
 from sairlib.training.objectives import Objective
 from sairlib.training.optimisers import RowAdam, optimisers, tables_by_rows
@@ -122,6 +124,8 @@ class Trainer:
             total_steps=settings.epochs * self.steps_per_epoch,
             steps_at_once=None if device.type != "cpu" or settings.compile or not allowed() else PIECE,
         )
+        if settings.ema and learner.optimizers:
+            learner.averages = Averages(model, settings.ema)
         if processes.size() > 1 and learner.optimizers:
             learner.partners = Partners(model, learner.loss, tables, self._example(learner))
             learner.loss = learner.partners.loss
@@ -281,7 +285,8 @@ class Trainer:
         log.scalars("speed", {"validation_seconds": seconds}, step)
         self.model.eval()
         history = next(self.store.evaluation(Part.VALIDATION, DIAGNOSED)).history
-        diagnosis = self.model.diagnose(history)
+        with self._measured_weights():
+            diagnosis = self.model.diagnose(history)
         log.diagnosis(diagnosis, step)
         told = {"diagnosis": {name: value.tolist() for name, value in diagnosis.items()}} if diagnosis else {}
         log.record(epoch, step, validation=measured, seconds=round(seconds, 3), **told)
@@ -289,17 +294,23 @@ class Trainer:
         better = measured[monitor] > progress.best.get(monitor, -math.inf)
         if better:
             progress.best_epoch, progress.best = epoch, measured
-            log.save("best.pt", {"identity": self.identity, "epoch": epoch, "model": self.model.state_dict()})
+            with self._measured_weights():
+                log.save("best.pt", {"identity": self.identity, "epoch": epoch, "model": self.model.state_dict()})
         return f"  validation {monitor} {measured[monitor]:.4f}{' *' if better else '  '}  {seconds:.1f} s"
 
     def _rank_validation(self, log: Recorder) -> dict[str, Ranks]:
         """Ranks of the validation part. A request to stop is answered at once: ranking changes nothing."""
         try:
-            with self.requests.answered_at_once():
+            with self._measured_weights(), self.requests.answered_at_once():
                 return self.evaluator.rank(self.model, Part.VALIDATION)
         except Stopped:
             log.save("last.pt", self.state())
             raise
+
+    def _measured_weights(self) -> AbstractContextManager[None]:
+        """Within it the model has the weights that are validated and kept: its own, or their averages."""
+        averages = self.learner.averages
+        return averages.in_place() if averages else nullcontext()
 
     @property
     def done(self) -> bool:
@@ -331,6 +342,7 @@ class Trainer:
             "epoch": None if epoch is None else asdict(epoch),
             "generator": learner.generator.get_state(),
             "random": processes.everyones(random),
+            **({"averages": learner.averages.state()} if learner.averages else {}),
         }
 
     def restore(self, state: dict[str, Any], place: object) -> None:
@@ -343,6 +355,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimizer, stored in zip(learner.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
+        if learner.averages:
+            learner.averages.restore(state["averages"])
         self.progress = Progress(**state["progress"])
         learner.n_steps = state["step"]
         if state["epoch"] is not None:

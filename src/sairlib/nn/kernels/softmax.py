@@ -11,13 +11,14 @@ from sairlib.nn.kernels.parts import in_parts, part_size, spread
 from sairlib.nn.kernels.switch import fast_on
 
 
-def softmax(scores_XM: Tensor, targets: Tensor) -> Tensor:
+def softmax(scores_XM: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """-log of the targets' softmax among all items (X, S), from scores (X, M + 1), whose column PAD is ignored.
 
-    The value for a PAD target is not meaningful.
+    ``smoothing``: the share of that weight which goes to all items alike. The value for a PAD target is not meaningful.
     """
     log_chances_XM = log_softmax(scores_XM[:, 1:].float(), -1)
-    return -log_chances_XM.gather(1, (targets - 1).clamp_min(0))
+    costs_XS = -log_chances_XM.gather(1, (targets - 1).clamp_min(0))
+    return costs_XS if not smoothing else costs_XS.lerp(-log_chances_XM.mean(-1, keepdim=True), smoothing)
 
 
 def softmax_of_products(
