@@ -127,7 +127,7 @@ def sair(items: list[int], weights: Weights, options: dict[str, Any], categories
         relevance = [row / np.sqrt(sum(state * state)) / norms for row, state in zip(relevance, states, strict=True)]
     relevance = [row / options.get("temperature", 1.0) for row in relevance]
     interacted = relevance
-    if variant != "full":
+    if variant != "full" and options.get("use_interaction", True):
         interacted = attention(relevance, weights, "retrieval.interaction", 1)
         if options.get("interaction_residual", False):
             interacted = [a + b for a, b in zip(interacted, relevance, strict=True)]

@@ -40,6 +40,7 @@ class SAIR(StepModel):
     4. ``encoder``: SASRec's blocks (``SelfAttention``: n_blocks, n_heads, norm) or a GRU (``Recurrent``). The paper
        says "in a typical SANs manner" and gives no numbers, nor ``scale_items`` and ``dropout``.
     5. ``interaction_residual``: Ca-hat = Ca + Attention(Ca) instead of the paper's Attention(Ca).
+       ``use_interaction=False`` leaves eq. (5) out, for an ablation: Ca-hat = Ca.
     6. Eq. (5) is scaled by sqrt(L), its own width.
     7. ``category_pooling`` of an item's categories: ``mean``, ``sum``, ``first``. ``use_category=False`` omits H_cate
        from eq. (1); so does a data set without categories.
@@ -81,6 +82,7 @@ class SAIR(StepModel):
         interest_ffn: str = "per_slot",
         aggregator_skip: bool = False,
         interaction_residual: bool = False,
+        use_interaction: bool = True,
         use_category: bool = True,
         category_pooling: str = "mean",
         score_with_category: bool = False,
@@ -104,6 +106,8 @@ class SAIR(StepModel):
             raise UserError(f"balance_weight must be 0 or more, not {balance_weight}")
         if variant == "full" and (balance_weight or choice_noise):
             raise UserError("balance_weight and choice_noise act on a choice of interests, and SAIR-full keeps all")
+        if interaction_residual and not use_interaction:
+            raise UserError("interaction_residual has no effect without the interaction: use_interaction=false")
         if pool_start not in POOL_STARTS:
             raise UserError(f"pool_start={pool_start!r}: choose one of {', '.join(POOL_STARTS)}")
         if variant == "label" and pool_start != "normal":
@@ -139,7 +143,7 @@ class SAIR(StepModel):
         pool_size = n_categories if variant == "label" else n_interests
         n_slots = pool_size if variant == "full" else top_k
         self.retrieval = InterestRetrieval(
-            *(pool_size, n_slots, weights, interaction_residual, variant != "full"),
+            *(pool_size, n_slots, weights, interaction_residual, variant != "full", use_interaction),
             *(relevance, temperature, choice_noise),
         )
         self.aggregator = InterestAggregator(n_slots, d, interest_ffn, dropout, aggregator_skip)

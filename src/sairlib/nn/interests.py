@@ -37,8 +37,8 @@ class InterestRetrieval(nn.Module):
 
     The interaction attends over positions and is always causal: without the mask, step t would see the item that it
     predicts. ``weights``: the scores of eq. (9), ``interacted`` (Ca-hat) or ``raw`` (Ca, as the paper writes it; then
-    eq. (5) affects only indices, and its matrices get no gradient). ``select=False`` is SAIR-full: no interaction, no
-    selection, and all L interests weighed by softmax of Ca.
+    eq. (5) affects only indices, and its matrices get no gradient). ``interact=False`` leaves eq. (5) out: Ca-hat is
+    Ca. ``select=False`` is SAIR-full: no interaction, no selection, and all L interests weighed by softmax of Ca.
 
     Not in the paper: ``relevance="cosine"`` divides the products of eq. (4) by both norms, ``temperature`` divides
     them by a number, and ``choice_noise`` adds Gaussian noise to the scores of eq. (6) in training (``noisy``).
@@ -51,6 +51,7 @@ class InterestRetrieval(nn.Module):
         weights: str,
         interaction_residual: bool,
         select: bool,
+        interact: bool = True,
         relevance: str = "product",
         temperature: float = 1.0,
         choice_noise: float = 0.0,
@@ -74,17 +75,19 @@ class InterestRetrieval(nn.Module):
         self.cosine = relevance == "cosine"
         self.temperature = temperature
         self.choice_noise = choice_noise
-        self.interaction = CausalAttention(n_interests) if select else None
+        self.select = select
+        self.interaction = CausalAttention(n_interests) if select and interact else None
 
     def forward(self, states_BND: Tensor, pool_LD: Tensor) -> Retrieved:
         relevance_BNL = self._relevance(states_BND, pool_LD)
-        return self._keep(relevance_BNL, self.interaction(relevance_BNL) if self.interaction else None)
+        return self._keep(relevance_BNL, self.interaction(relevance_BNL) if self.interaction else relevance_BNL)
 
     def at_steps(self, states_BND: Tensor, pool_LD: Tensor, steps_B: Tensor) -> Retrieved:
         """``forward`` at only one step of each row, for evaluation: the same shapes without N."""
         relevance_BNL = self._relevance(states_BND, pool_LD)
-        interacted_BL = self.interaction.at_steps(relevance_BNL, steps_B) if self.interaction else None
-        return self._keep(at_steps(relevance_BNL, steps_B), interacted_BL)
+        relevance_BL = at_steps(relevance_BNL, steps_B)
+        interacted_BL = self.interaction.at_steps(relevance_BNL, steps_B) if self.interaction else relevance_BL
+        return self._keep(relevance_BL, interacted_BL)
 
     def _relevance(self, states_BND: Tensor, pool_LD: Tensor) -> Tensor:
         if self.cosine:
@@ -92,8 +95,8 @@ class InterestRetrieval(nn.Module):
         products_BNL = states_BND @ pool_LD.T
         return products_BNL if self.temperature == 1 else products_BNL / self.temperature
 
-    def _keep(self, relevance: Tensor, interacted: Tensor | None) -> Retrieved:
-        if interacted is None:
+    def _keep(self, relevance: Tensor, interacted: Tensor) -> Retrieved:
+        if not self.select:
             all_L = torch.arange(relevance.shape[-1], device=relevance.device)
             return Retrieved(relevance, relevance, all_L.expand_as(relevance), relevance.softmax(-1))
         if self.residual:
