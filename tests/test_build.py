@@ -1,6 +1,8 @@
 """Every yaml composes with every other, its settings are valid, and a bad value is refused by its name."""
 
+import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,28 @@ def test_every_experiment_composes_and_can_be_overridden(experiment: str) -> Non
     plain = composed(f"experiment={experiment}")
     for key in own.keys() - {"defaults"}:  # the preset wins over what it stands on
         assert OmegaConf.is_config(own[key]) or plain[key] == own[key]
+
+
+@pytest.mark.parametrize("table", names("table"))
+def test_every_table_sweeps_over_what_composes_and_has_a_place_for_each_job(table: str) -> None:
+    params = compose("train", [f"table={table}"], return_hydra_config=True).hydra.sweeper.params
+    values = {name: str(values).split(",") for name, values in params.items()}
+    assert values.pop("seed") == ["1", "2", "3", "4", "5"]
+    for job in product(*values.values()):
+        words = [f"{name}={value}" for name, value in zip(values, job, strict=True)]
+        config = composed(f"table={table}", *words)
+        validate(config)
+        if job != tuple(column[0] for column in values.values()):  # each job differs from the first
+            assert config != composed(f"table={table}", *(f"{n}={column[0]}" for n, column in values.items()))
+
+
+@pytest.mark.parametrize("variant", names("variant"))
+def test_every_variant_is_in_a_table_and_changes_its_model(variant: str) -> None:
+    tables = [path.read_text() for path in (CONF / "table").glob("*.yaml")]
+    assert any(variant in re.split(r"[\s,]", table) for table in tables)
+    model = variant.partition("-")[0]
+    if variant != "none":
+        assert composed(f"model={model}", f"variant={variant}").model != composed(f"model={model}").model
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,24 @@ def test_a_failing_job_ends_no_other_and_one_table_tells_of_all(home: Path, comm
     assert f"{statistics.fmean(test):.4f} ± {statistics.stdev(test):.4f}" in out
 
 
+def test_a_table_is_a_file_of_what_is_swept_and_the_command_line_replaces_its_parts(
+    home: Path, command: Command
+) -> None:
+    (home / "conf" / "table").mkdir(parents=True)
+    (home / "conf" / "table" / "mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweep: {subdir: 'b${model.n_blocks}-s${seed}'}\n"
+        "  sweeper: {params: {seed: '1,2,3', model.n_blocks: '0,1'}}\n"
+    )
+    words = ("hydra.searchpath=[file://conf]", "table=mine")
+    code, out, _ = command(*words, "seed=1")
+    assert code == 0 and "[2/2] job 1: model.n_blocks=1" in out
+    assert {path.parent.name for path in home.glob("sweep/*/test.json")} == {"b0-s1", "b1-s1"}
+    ended = (home / "sweep" / "b1-s1" / "test.json").stat().st_mtime_ns
+    code, out, _ = command(*words)
+    assert code == 0 and "6 jobs: 6 finished" in out
+    assert (home / "sweep" / "b1-s1" / "test.json").stat().st_mtime_ns == ended, "it is not run again"
+
+
 def test_a_bug_in_a_job_keeps_its_traceback_and_ends_no_other(
     home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

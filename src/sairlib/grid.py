@@ -257,7 +257,8 @@ def _end() -> int:
 def _swept(config: DictConfig) -> dict[str, int | None]:
     """The settings that the sweep changes, and how many values each takes; None for a range of real numbers."""
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    given = {word.partition("=")[0] for word in config.hydra.overrides.task}  # these replace what a table sweeps
+    words = [*(f"{key}={value}" for key, value in params.items() if key not in given), *config.hydra.overrides.task]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     return {
         override.get_key_element().lstrip("+~"): (

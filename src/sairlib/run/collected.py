@@ -1,7 +1,9 @@
 """Finished runs, collected from their directories: which are the same system with other seeds, and their figures."""
 
+import importlib
+import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from sairlib.evaluation.rankings import Ranks
 from sairlib.run import changes
 from sairlib.run.directory import CONFIG
 from sairlib.run.report import read_ranks
+from sairlib.training.settings import TrainingSettings
 
 NOT_THE_SYSTEM = {
     *("seed", "run_dir", "resume", "device", "threads", "deterministic", "data", "hydra", "interests"),
@@ -142,7 +145,31 @@ def _one_a_seed(group: list[Finished]) -> list[Finished]:
 
 
 def _of_the_system(run: Finished) -> dict[str, Any]:
-    return {name: value for name, value in run.settings.items() if not {name, name.partition(".")[0]} & NOT_THE_SYSTEM}
+    settings = {**_later(run.settings), **run.settings}
+    return {name: value for name, value in settings.items() if not {name, name.partition(".")[0]} & NOT_THE_SYSTEM}
+
+
+def _later(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of all options of the run's parts: an option that is younger than the run did not change it."""
+    parts = {name.removesuffix("._target_"): path for name, path in settings.items() if name.endswith("._target_")}
+    takers = {part: _named(path) for part, path in parts.items()} | {"training": TrainingSettings}
+    return {
+        f"{part}.{option.name}": option.default
+        for part, taker in takers.items()
+        if taker is not None
+        for option in inspect.signature(taker).parameters.values()
+        if option.default is None or isinstance(option.default, bool | int | float | str)
+    }
+
+
+def _named(path: Any) -> Callable[..., Any] | None:
+    """What stands at a path within sairlib; None if there is no such thing now, or if it is somebody else's."""
+    module, _, name = str(path).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None) if module.startswith("sairlib.") else None
+    except ImportError:
+        return None
+    return found if callable(found) else None
 
 
 def _model(run: Finished) -> str:
@@ -150,11 +177,15 @@ def _model(run: Finished) -> str:
 
 
 def _name(run: Finished, all_runs: list[Finished]) -> str:
-    """The model's class, and the settings in which it differs from the same model's other systems on the same data."""
+    """The model's class, and the settings in which it differs from most of the same model's systems on the same data.
+
+    If no value of a setting is that of more than two thirds of them, all show theirs.
+    """
     own = _of_the_system(run)
     others = [
         _of_the_system(other) for other in all_runs if _model(other) == _model(run) and other.dataset == run.dataset
     ]
-    differing = [name for name in own if any(other.get(name) != own[name] for other in others)]
+    usual = 2 / 3 * len(others)
+    differing = [name for name in own if sum(other.get(name) == own[name] for other in others) <= usual]
     shown = [f"{name.removeprefix('model.')}={own[name]}" for name in differing if not name.startswith("dataset.")]
     return " ".join([_model(run), *shown])
