@@ -140,7 +140,8 @@ class CausalAttention(nn.Module):
         query_BHND, key_BHND, _ = map(self._heads, self.query_key_value(states_BND).split(D, -1))
         scores_BHNN = query_BHND @ key_BHND.mT * (D // self.n_heads) ** -0.5
         later_NN = torch.ones(N, N, dtype=torch.bool, device=states_BND.device).triu(1)
-        return scores_BHNN.masked_fill(later_NN, -torch.inf).softmax(-1)
+        weights_BHNN: Tensor = scores_BHNN.masked_fill(later_NN, -torch.inf).softmax(-1)
+        return weights_BHNN
 
     def _heads(self, x_BND: Tensor) -> Tensor:
         """(B, H, N, D / H)."""
