@@ -143,8 +143,11 @@ def _write(
     of_all |= {f"attention/{one.name}": explain_pictures.attention(one) for one in attentions}
     drawn = {"": of_all} if of_all else {}
     for one in persons:
-        name = f"user-{re.sub(r'[^0-9A-Za-z_-]', '_', str(one.id))[:80]}"
-        drawn[f".{name}"] = {f"{name}": explain_pictures.person(one, labels, settings.steps)}
+        of_data = (
+            "user" if settings.history is None else "history"
+        )  # the ids of a file may be those of others in the data
+        name = f"{of_data}-{re.sub(r'[^0-9A-Za-z_-]', '_', str(one.id))[:80]}"
+        drawn[f".{name}"] = {name: explain_pictures.person(one, labels, settings.steps)}
     for ending, pictures in drawn.items():
         for tag, png in pictures.items():
             write_bytes(folder / f"{re.sub('[/ ]', '-', tag)}.png", png)

@@ -45,6 +45,7 @@ def interests(figures: InterestFigures, names: Sequence[InterestName]) -> str:
         ("entropy of the relevance before the interaction", figures.before, 1.0, ""),
         ("the same after it", figures.after, 1.0, ""),
         ("difference, person by person", figures.difference, 1.0, ""),
+        ("the same with every step's spread made equal", figures.standardised, 1.0, ""),
         ("effective number of interests of one person", figures.effective_of_one, 1.0, ""),
     ]
     if figures.changes is not None:

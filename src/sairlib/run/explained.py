@@ -91,6 +91,9 @@ class InterestFigures:
     """Entropy after it."""
     difference: Interval
     """After less before, person by person: below 0, the interaction concentrates the relevance."""
+    standardised: Interval
+    """The same difference if the L values of every step first get mean 0 and deviation 1. A softmax is also sharper
+    where its values are larger; this looks at their shape alone."""
     changes: Interval | None
     """Share of a person's steps, from the second, whose strongest interest is not that of the step before; None if
     nobody has two steps."""
@@ -184,6 +187,13 @@ def entropy(values: Tensor) -> Tensor:
     return entropies
 
 
+def standardised(values: Tensor) -> Tensor:
+    """Values with mean 0 and deviation 1 over the last dimension; 0 where all are equal."""
+    centred = values.double() - values.double().mean(-1, keepdim=True)
+    result: Tensor = centred / centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+    return result
+
+
 def effective_number(shares: Tensor) -> Tensor:
     """exp of the entropy of shares, which sum to 1 over the last dimension: 1 if one has all, L if all are equal."""
     entropies: Tensor = -(shares * shares.clamp_min(1e-300).log()).sum(-1)
@@ -195,7 +205,7 @@ class _InterestSums:
 
     def __init__(self, n_people: int, n_interests: int, max_len: int, run: Run) -> None:
         device = run.store.device
-        self.of_people_U4 = np.full((n_people, 4), np.nan)  # before, after, changes, effective number
+        self.of_people_UX = np.full((n_people, 5), np.nan)  # before, after, standardised, changes, effective number
         # Of each step of the window: people, before, after, changes, then the weight of each interest.
         self.along_NX = torch.zeros((max_len, 4 + n_interests), dtype=torch.float64, device=device)
         self.strongest_L = torch.zeros(n_interests, dtype=torch.int64, device=device)
@@ -204,7 +214,9 @@ class _InterestSums:
     def add(self, rows_B: NDArray[np.intp], explained: Explanation, items_BN: Tensor) -> None:
         real_BN = items_BN != PAD
         n_steps_B, size = real_BN.sum(1), explained.relevance_BNL.shape[-1]
-        before_BN, after_BN = (entropy(part) * real_BN for part in (explained.relevance_BNL, explained.interacted_BNL))
+        both = explained.relevance_BNL, explained.interacted_BNL
+        before_BN, after_BN = (entropy(part) * real_BN for part in both)
+        even_before_BN, even_after_BN = (entropy(standardised(part)) * real_BN for part in both)
         kept_BNK, weights_BNK = explained.kept_BNK, explained.weights_BNK.double() * real_BN[..., None]
         weight_BNL = weights_BNK.new_zeros((*items_BN.shape, size)).scatter_add_(2, kept_BNK, weights_BNK)
         strongest_BN = kept_BNK.gather(2, weights_BNK.argmax(2, keepdim=True))[..., 0]
@@ -214,10 +226,11 @@ class _InterestSums:
         of_people = (
             before_BN.sum(1) / n_steps_B,
             after_BN.sum(1) / n_steps_B,
+            (even_after_BN - even_before_BN).sum(1) / n_steps_B,
             torch.where(n_steps_B > 1, changed_BN.sum(1) / (n_steps_B - 1), torch.nan),
             effective_number(weight_BNL.sum(1) / n_steps_B[:, None]),
         )
-        self.of_people_U4[rows_B] = torch.stack(of_people, 1).cpu().numpy()
+        self.of_people_UX[rows_B] = torch.stack(of_people, 1).cpu().numpy()
         along_BN4 = torch.stack([real_BN.double(), before_BN, after_BN, changed_BN], -1)
         self.along_NX[: items_BN.shape[1]] += torch.cat([along_BN4.sum(0), weight_BNL.sum(0)], 1)
         self.strongest_L += torch.bincount(strongest_BN[real_BN], minlength=size)
@@ -230,7 +243,7 @@ class _InterestSums:
         people_N, weight_NL = along_NX[:, 0], along_NX[:, 4:]
         before_N, after_N, changes_N = (along_NX[:, 1:4] / people_N[:, None]).T
         changes_N[0] = np.nan
-        before_U, after_U, changes_U, effective_U = self.of_people_U4.T
+        before_U, after_U, standardised_U, changes_U, effective_U = self.of_people_UX.T
         share_L = weight_NL.sum(0) / weight_NL.sum()
         strongest_L = self.strongest_L.cpu().numpy()
         changes_U = changes_U[~np.isnan(changes_U)]
@@ -240,6 +253,7 @@ class _InterestSums:
             _interval(before_U),
             _interval(after_U),
             _interval(after_U - before_U),
+            _interval(standardised_U),
             _interval(changes_U) if len(changes_U) else None,
             float(effective_number(torch.from_numpy(share_L))),
             _interval(effective_U),
