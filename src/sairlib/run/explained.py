@@ -112,7 +112,7 @@ class InterestFigures:
 
 @dataclass(frozen=True)
 class AttentionFigures:
-    """One attention of H heads by relative position, a mean over people: SASRec's Figure 4."""
+    """One attention of H heads by relative position, a mean over people, after the SASRec paper's Figure 4."""
 
     name: str
     n_people: int
