@@ -17,8 +17,8 @@ _BLUE, _GREY, _RED = "#2b6ca3", "#8a8a8a", "#b5452c"
 _SHADES = "viridis"
 _TITLE, _LABEL = 34, 18
 """Letters of an item's title beside a picture, and of an interest's name below one; longer ones are cut."""
-_LEAST = 0.02
-"""Share of the weight that an interest needs for a place in a legend."""
+_LEAST, _MOST = 0.02, 8
+"""Share of the weight that an interest needs for a place in a legend, and how many get one."""
 
 
 def person(one: Person, labels_L: Sequence[str] = (), newest: int = 30) -> bytes:
@@ -43,7 +43,7 @@ def person(one: Person, labels_L: Sequence[str] = (), newest: int = 30) -> bytes
         figure.colorbar(image, ax=panel, ticks=MaxNLocator(5)).ax.tick_params(labelsize=8)
         figure.suptitle(head, fontsize=11)
         return _png(figure)
-    width = 0.9 + 0.28 * min(size, 30)
+    width = 0.9 + 0.28 * min(size, 10) + 0.18 * min(max(0, size - 10), 30)
     figure = Figure(figsize=(4.6 + 2 * width + 3.2, height), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True, width_ratios=[width, width, 3.2])
     before_NL, after_NL = one.before_NL[start:], one.after_NL[start:]
@@ -148,9 +148,12 @@ def _weights(panel: Any, kept_NK: Any, weights_NK: Floats, names_L: Sequence[str
     colours = colormaps["tab10" if size <= 10 else "tab20"] if size <= 20 else colormaps["turbo"].resampled(size)
     weights_NL = np.zeros((len(kept_NK), size))
     np.put_along_axis(weights_NL, kept_NK, weights_NK, 1)
-    left_N = np.zeros(len(kept_NK))
+    left_N, mean_L = np.zeros(len(kept_NK)), weights_NL.mean(0)
+    in_legend = set(np.argsort(-mean_L, kind="stable")[:_MOST].tolist()) & set(
+        np.flatnonzero(mean_L >= _LEAST).tolist()
+    )
     for number in np.flatnonzero(weights_NL.any(0)).tolist():
-        label = names_L[number] if weights_NL[:, number].mean() >= _LEAST else None
+        label = names_L[number] if number in in_legend else None
         panel.barh(
             range(len(kept_NK)), weights_NL[:, number], left=left_N, color=colours(number), height=1, label=label
         )
