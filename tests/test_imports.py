@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "sairlib"
 
-COMMANDS = {"train", "evaluate", "report", "export", "describe", "recommend", "serve"}
+COMMANDS = {"train", "evaluate", "report", "export", "describe", "recommend", "serve", "explain"}
 LAYERS = [
     {"errors", "batch", "processes"},
     {"files", "commands"},
@@ -165,6 +165,7 @@ finally:
         ("train", ["--cfg", "job", "model=sasrec"], [], ["sairlib.models.sasrec.SASRec", "run_dir: outputs/"]),
         ("evaluate", ["--cfg", "job"], [], ["n_candidates: null"]),
         ("recommend", ["--help"], ["hydra"], ["sairlib-recommend", "history=-", "users=all"]),
+        ("explain", ["--help"], ["hydra", "matplotlib"], ["sairlib-explain", "user=42", "projector"]),
     ],
 )
 def test_help_and_the_configuration_are_shown_without_torch(

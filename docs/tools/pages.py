@@ -193,7 +193,8 @@ def api() -> str:
         "Data": ["sairlib.data.interactions.Interactions", "sairlib.data.dataset.Dataset", *readers_of_data()],
         "Parts of a model": [
             *("sairlib.models.recommender.Products", "sairlib.models.heads.Distances"),
-            *("sairlib.models.heads.Mixture", "sairlib.models.recommender.Explanation", "sairlib.nn.layers.Table"),
+            *("sairlib.models.heads.Mixture", "sairlib.models.recommender.Explanation"),
+            *("sairlib.models.recommender.Interests", "sairlib.nn.layers.Table"),
         ],
         "Training": ["sairlib.training.settings.TrainingSettings", *_targets("objective", "loss", "negatives")],
         "Evaluation": [

@@ -59,9 +59,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file; UserError if that fails."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file; UserError if that fails."""
     try:
         with whole_file(path) as file:
-            file.write(text.encode())
+            file.write(content)
     except OSError as error:
         raise UserError(not_written(path, error)) from error
 

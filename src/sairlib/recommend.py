@@ -81,18 +81,6 @@ class RecommendSettings:
         if self.out is None and self.users == "all" and self.format in ("auto", "table"):
             raise UserError("users=all: give out=FILE (.csv, .jsonl or .parquet), or format=csv to print the lists")
 
-    def ids(self) -> list[object]:
-        """The ids in ``user``; UserError for what cannot be one."""
-        ids = list(self.user) if isinstance(self.user, list | tuple) else [self.user]
-        for value in ids:
-            if isinstance(value, bool) or not isinstance(value, int | str):
-                raise UserError(
-                    f"user={value}: an id is an integer or text; quote what looks like a number: user='\"1e3\"'"
-                )
-        if not ids:
-            raise UserError("user=[]: give at least one id")
-        return list(dict.fromkeys(ids))
-
 
 def recommend(config: "DictConfig") -> None:
     """Write the recommendations that ``config`` asks for. UserError as in ``load_run`` and ``Run.stream``."""
@@ -102,10 +90,11 @@ def recommend(config: "DictConfig") -> None:
         from omegaconf import OmegaConf
 
         from sairlib import build, make
+        from sairlib.run import histories as people_of
         from sairlib.run import history_files, list_files
 
     settings = make.settings(make.only(config, RecommendSettings.__dataclass_fields__), "", RecommendSettings)
-    users = settings.ids() if settings.user is not None else None
+    users = people_of.given_ids(settings.user) if settings.user is not None else None
     format = settings.format
     if settings.out is not None:  # before minutes of work
         format = list_files.format_of(Path(settings.out)) if format == "auto" else format

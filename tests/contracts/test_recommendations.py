@@ -71,7 +71,9 @@ def test_the_interests_parts_sum_to_the_state_and_to_the_score(name: str) -> Non
     explained = model.explain(history)
     assert explained is not None
     torch.testing.assert_close(explained.parts_BKD.sum(1) + explained.rest_BD, model.newest(history))
-    torch.testing.assert_close(explained.weights_BK.sum(1), torch.ones(2))
+    torch.testing.assert_close(explained.weights_BNK.sum(2), torch.ones(2, 4))
+    for of_all, newest in ((explained.kept_BNK, explained.kept_BK), (explained.weights_BNK, explained.weights_BK)):
+        assert torch.equal(torch.stack([of_all[0, 3], of_all[1, 1]]), newest)
     [frame] = list(ranked(model).stream(histories, Asked(3, interests=True)))
     for row in frame.itertuples():
         added = [float(part.split(":")[1]) for part in row.interests.split()]
@@ -83,6 +85,24 @@ def test_only_models_with_interests_explain_by_them() -> None:
     for name in set(MODELS) - WITH_INTERESTS:
         with pytest.raises(UserError, match="has no interests"):
             list(ranked(perturbed_model(name)).stream(histories, Asked(interests=True)))
+
+
+@every_model
+def test_what_explains_a_model_fits_together(name: str) -> None:
+    model = perturbed_model(name)
+    history = of_people(split().dataset, [[3, 5, 7, 1], [9, 2], []]).take(np.arange(3), MAX_LEN, CPU)
+    explained, interests = model.explain(history), model.interests()
+    assert (explained is None) == (interests is None) == (name not in WITH_INTERESTS)
+    if explained is not None and interests is not None:
+        assert len(interests.pool_LD) == explained.relevance_BNL.shape[-1]
+        assert interests.items_MD.shape == (M + 1, interests.pool_LD.shape[1])
+        assert interests.categories_TD is not None and len(interests.categories_TD) == split().dataset.n_categories
+    names = [name for name, _ in model.attentions(history)]
+    assert len(set(names)) == len(names) and bool(names) == (name in WITH_INTERESTS | {"sasrec"})
+    for _, weights_BHNN in model.attentions(history):
+        assert weights_BHNN.shape[0] == 3 and not weights_BHNN.triu(1).any()
+        torch.testing.assert_close(weights_BHNN.sum(-1), torch.ones(weights_BHNN.shape[:-1]))
+        assert not weights_BHNN.requires_grad
 
 
 def test_without_a_known_item_popularity_speaks_and_never_pad() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sairlib.errors import UserError
 from sairlib.nn.kernels.attention import BLOCK
-from sairlib.nn.layers import Block, CausalAttention, Dropout, Table, UserTable
+from sairlib.nn.layers import Block, CausalAttention, Dropout, SelfAttention, Table, UserTable
 
 N = 400_000
 
@@ -166,6 +166,30 @@ def test_a_single_step_equals_that_step_of_all(heads: int) -> None:
     layer, x_BND = CausalAttention(6, heads, output_projection=True), torch.randn(4, 7, 6)
     steps_B = torch.tensor([6, 0, 3, 2])
     torch.testing.assert_close(layer.at_steps(x_BND, steps_B), layer(x_BND)[range(4), steps_B])
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_the_weights_reproduce_the_output(heads: int) -> None:
+    layer, x_BND = CausalAttention(6, heads, output_projection=True), torch.randn(4, 2 * BLOCK, 6)
+    weights_BHNN, value_BND = layer.weights(x_BND), layer.query_key_value(x_BND)[..., 12:]
+    mixed = [weights_BHNN[:, h] @ value for h, value in enumerate(value_BND.chunk(heads, -1))]
+    torch.testing.assert_close(layer.output(torch.cat(mixed, -1)), layer(x_BND))
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_attentions_are_those_of_the_blocks(norm: str) -> None:
+    encoder, x_BND = SelfAttention(6, 0.5, n_blocks=3, n_heads=2, norm=norm).eval(), torch.randn(4, 7, 6)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    used: list[Tensor] = []
+    for block in encoder.blocks:
+        block.attention.register_forward_hook(lambda layer, given, _: used.append(layer.weights(given[0])))
+    encoder(x_BND)
+    blocks_used, shown = used.copy(), list(encoder.attentions(x_BND))
+    assert len(shown) == 3
+    for expected, weights_BHNN in zip(blocks_used, shown, strict=True):
+        torch.testing.assert_close(weights_BHNN, expected)
 
 
 def test_one_user_does_not_see_another() -> None:

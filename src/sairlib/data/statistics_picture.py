@@ -19,12 +19,12 @@ _MILLISECONDS = (300_000_000_000, 10**13)
 """What counts as a time since 1970 in these units: from 1979 to 2286. Other numbers are shown as they are."""
 
 
-def require() -> None:
-    """UserError if matplotlib is not installed."""
+def require(needs: str = "picture= needs matplotlib", otherwise: str = "") -> None:
+    """UserError if matplotlib is not installed: what ``needs`` it, how to get it, and what to do ``otherwise``."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise UserError(f"picture= needs matplotlib ({error}): pip install 'sairlib[plots]'") from error
+        raise UserError(f"{needs} ({error}): pip install 'sairlib[plots]'{otherwise}") from error
 
 
 def draw(data: Dataset, name: str, path: Path) -> None:

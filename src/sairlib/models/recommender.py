@@ -1,7 +1,7 @@
 """The abstract types of models, and the heads that score items against their states."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias, final
 
 import torch
@@ -18,14 +18,28 @@ class Explanation(NamedTuple):
     """How much each step speaks for each interest."""
     interacted_BNL: Tensor
     """The same after the steps' relevances have attended to one another, as which interests are kept is decided."""
+    kept_BNK: Tensor
+    """The interests that each step keeps, strongest first."""
+    weights_BNK: Tensor
+    """Their weights, which sum to 1 at each step."""
     kept_BK: Tensor
-    """The interests that the newest step keeps, strongest first."""
+    """``kept_BNK`` at the newest step."""
     weights_BK: Tensor
-    """Their weights, which sum to 1."""
+    """``weights_BNK`` at the newest step."""
     parts_BKD: Tensor
-    """What each of them adds to the state."""
+    """What each interest of ``kept_BK`` adds to the state."""
     rest_BD: Tensor
     """What else the state has: with it they sum to the state, and so do their scores of an item. Mostly zeros."""
+
+
+class Interests(NamedTuple):
+    """A model's L interests, and what they are related to: vectors of one space."""
+
+    pool_LD: Tensor
+    items_MD: Tensor
+    """The vectors of all M + 1 items as they enter the model, PAD first."""
+    categories_TD: Tensor | None
+    """Those of the T categories; None for a model that does not use them."""
 
 
 class Recommender(nn.Module, ABC):
@@ -66,6 +80,20 @@ class Recommender(nn.Module, ABC):
     def explain(self, history: History) -> Explanation | None:
         """Which interests make the states of ``newest``; None for a model without interests."""
         return None
+
+    @torch.no_grad()
+    def interests(self) -> Interests | None:
+        """The interests of ``explain`` as vectors; None for a model without interests."""
+        return None
+
+    @torch.no_grad()
+    def attentions(self, history: History) -> Iterator[tuple[str, Tensor]]:
+        """A name for each causal attention over the steps, and its weights (B, H, N, N), one after the other.
+
+        Row t of the last two dimensions has the weights of the steps up to t; rows of padding mean nothing. No such
+        attention, nothing.
+        """
+        return iter(())
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())

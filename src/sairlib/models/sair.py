@@ -1,5 +1,6 @@
 """SAIR: self-attentive interest retrieval (Wu, Li and Tian, CCET 2022)."""
 
+from collections.abc import Iterator
 from typing import final
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn.functional import normalize
 
 from sairlib.batch import PAD, Batch, History, State, at_steps, last_steps
 from sairlib.errors import UserError
-from sairlib.models.recommender import Explanation, Head, Products, StepModel
+from sairlib.models.recommender import Explanation, Head, Interests, Products, StepModel
 from sairlib.nn.categories import POOLINGS, CategoryEmbedding
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, centroids, decorrelation, imbalance
 from sairlib.nn.layers import EncoderPart, ItemEncoder, SelfAttention
@@ -190,11 +191,26 @@ class SAIR(StepModel):
         return Explanation(
             retrieved.relevance_BNL,
             retrieved.interacted_BNL,
+            retrieved.kept_BNK,
+            retrieved.weights_BNK,
             newest.kept_BNK,
             newest.weights_BNK,
             parts_BKD,
             self.aggregator.rest(newest_BD),
         )
+
+    @torch.no_grad()
+    def interests(self) -> Interests:
+        categories_TD = None if self.categories is None else self.categories.table.weight[1:]
+        return Interests(self.pool_LD, self.encoder.item_embedding.weight, categories_TD)
+
+    @torch.no_grad()
+    def attentions(self, history: History) -> Iterator[tuple[str, Tensor]]:
+        """Those of the encoder's blocks, if it has any, and that of eq. (5), ``interaction``."""
+        yield from self.encoder.attentions(history.items_BN)
+        if self.retrieval.interaction is not None:
+            relevance_BNL = self.encoder(history.items_BN) @ self.pool_LD.T
+            yield "interaction", self.retrieval.interaction.weights(relevance_BNL)
 
     def retrieve(self, items_BN: Tensor) -> tuple[Tensor, Retrieved]:
         """Prefix vectors F (B, N, D) and what is retrieved; the paper's Figures 2 and 3 show its first two fields."""

@@ -1,8 +1,10 @@
 """SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018)."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import final
 
+import torch
 from torch import Tensor
 
 from sairlib.batch import PAD, History
@@ -86,6 +88,10 @@ class SASRec(StepModel):
     def newest(self, history: History) -> Tensor:
         states_BD = self.encoder.newest(history.items_BN)
         return states_BD if self.user_embedding is None else states_BD + self.user_embedding(history.users_B)
+
+    @torch.no_grad()
+    def attentions(self, history: History) -> Iterator[tuple[str, Tensor]]:
+        yield from self.encoder.attentions(history.items_BN)
 
     @property
     def head(self) -> Head:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias, cast, final
 
 import torch
@@ -131,6 +131,18 @@ class CausalAttention(nn.Module):
         mixed_BD: Tensor = self.output(torch.einsum("bhd,hkd->bhk", mixed_B1HD[:, 0], value_HhD).reshape(B, D))
         return mixed_BD
 
+    def weights(self, states_BND: Tensor) -> Tensor:
+        """The weights (B, H, N, N), before dropout, with which each step (row) attends to the steps up to it.
+
+        For explanations: ``forward`` never holds all of them. Rows of padding mean nothing.
+        """
+        N, D = states_BND.shape[1:]
+        query_BHND, key_BHND, _ = map(self._heads, self.query_key_value(states_BND).split(D, -1))
+        scores_BHNN = query_BHND @ key_BHND.mT * (D // self.n_heads) ** -0.5
+        later_NN = torch.ones(N, N, dtype=torch.bool, device=states_BND.device).triu(1)
+        weights_BHNN: Tensor = scores_BHNN.masked_fill(later_NN, -torch.inf).softmax(-1)
+        return weights_BHNN
+
     def _heads(self, x_BND: Tensor) -> Tensor:
         """(B, H, N, D / H)."""
         B, N, D = x_BND.shape
@@ -200,6 +212,10 @@ class Block(nn.Module):
         mixed_BD = self.attention.at_steps(self.attention_norm(states_BND) if self.pre else states_BND, steps_B)
         return self._rest(at_steps(states_BND, steps_B), mixed_BD)
 
+    def attention_weights(self, states_BND: Tensor) -> Tensor:
+        """The weights (B, H, N, N) of the attention in ``forward(states_BND)``."""
+        return self.attention.weights(self.attention_norm(states_BND) if self.pre else states_BND)
+
     def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
         """All that follows the attention."""
         x = self._add(x, mixed, self.attention_gate, self.attention_norm)
@@ -224,6 +240,10 @@ class Encoder(nn.Module, ABC):
     def at_steps(self, steps_BND: Tensor, steps_B: Tensor) -> Tensor:
         """``forward(steps_BND)`` at only one step of each row (B, D), for evaluation."""
         return at_steps(self(steps_BND), steps_B)
+
+    def attentions(self, steps_BND: Tensor) -> Iterator[Tensor]:
+        """The weights (B, H, N, N) of each block's causal attention, from the first; none if it has no such blocks."""
+        return iter(())
 
 
 EncoderPart: TypeAlias = Callable[[int, float], Encoder]
@@ -272,6 +292,11 @@ class SelfAttention(Encoder):
         final_BD: Tensor = self.final_norm(states_BD)
         return final_BD
 
+    def attentions(self, steps_BND: Tensor) -> Iterator[Tensor]:
+        for block in self.blocks:
+            yield cast(Block, block).attention_weights(steps_BND)
+            steps_BND = block(steps_BND)
+
 
 class ItemEncoder(nn.Module):
     """E = H_id(x) + H_cate(x) + H_pos(x), then ``encoder``: the state at t represents the prefix up to t.
@@ -316,6 +341,11 @@ class ItemEncoder(nn.Module):
     def newest(self, items_BN: Tensor) -> Tensor:
         """The state at each row's newest item (B, D)."""
         return self.encoder.at_steps(self._embed(items_BN), last_steps(items_BN))
+
+    def attentions(self, items_BN: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """A name for each block of the encoder, and the weights (B, H, N, N) of its attention."""
+        for number, weights_BHNN in enumerate(self.encoder.attentions(self._embed(items_BN)), 1):
+            yield f"block {number}", weights_BHNN
 
     def _embed(self, items_BN: Tensor) -> Tensor:
         states_BND = self.item_embedding(items_BN) * self.scale

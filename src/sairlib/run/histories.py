@@ -13,6 +13,7 @@ from sairlib.batch import PAD, STRANGER, History
 from sairlib.data.dataset import Dataset, Times
 from sairlib.data.ids import Ids, Ints, as_ids
 from sairlib.data.interactions import ITEM, TIMESTAMP, USER
+from sairlib.data.split import Part, Split
 from sairlib.errors import UserError
 
 
@@ -76,6 +77,42 @@ def of_users(data: Dataset, users: object = None) -> Histories:
         return Histories(
             data.user_ids, np.arange(data.n_users), data.items, data.offsets, data.times, np.zeros(data.n_users, int)
         )
+    numbers = _numbers(data, users)
+    return _first(data, numbers, np.diff(data.offsets)[numbers])
+
+
+def before(split: Split, part: Part, users: object = None, n: int | None = None, seed: int = 0) -> Histories:
+    """What people had done before their first target of ``part``; what trains, for those who have no target there.
+
+    ``users`` is as in ``of_users``. None: those who have a target and did something before it, ``n`` of them drawn at
+    random, or (None) everybody.
+    """
+    targets, data = split.targets(part), split.dataset
+    lengths = split.train_lengths.copy()
+    lengths[targets.users_E] = np.diff(data.offsets)[targets.users_E]  # more than any target's position
+    np.minimum.at(lengths, targets.users_E, targets.positions_E)
+    if users is not None:
+        numbers = _numbers(data, users)
+    else:
+        numbers = np.unique(targets.users_E)
+        numbers = numbers[lengths[numbers] > 0]
+        if n is not None and n < len(numbers):
+            numbers = np.sort(np.random.default_rng(seed).choice(numbers, n, replace=False))
+    return _first(data, numbers, lengths[numbers])
+
+
+def given_ids(value: object) -> list[object]:
+    """The ids in ``user=``, each once: integers or text, one or a list of them. UserError for what cannot be an id."""
+    ids = list(value) if isinstance(value, list | tuple) else [value]
+    for one in ids:
+        if isinstance(one, bool) or not isinstance(one, int | str):
+            raise UserError(f"user={one}: an id is an integer or text; quote what looks like a number: user='\"1e3\"'")
+    if not ids:
+        raise UserError("user=[]: give at least one id")
+    return list(dict.fromkeys(ids))
+
+
+def _numbers(data: Dataset, users: object) -> Ints:
     wanted = [users] if isinstance(users, str) or not isinstance(users, Iterable) else list(users)
     numbers = data.users(wanted)
     if (numbers < 0).any():
@@ -84,7 +121,11 @@ def of_users(data: Dataset, users: object = None) -> Histories:
             f"user={unknown}: nobody in the data has this id (it has {data.n_users:,}, such as {data.user_ids[0]});"
             " give a history instead"
         )
-    lengths = np.diff(data.offsets)[numbers]
+    return numbers
+
+
+def _first(data: Dataset, numbers: Ints, lengths: Ints) -> Histories:
+    """The first ``lengths`` actions of these users of the data."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     index = np.arange(offsets[-1]) + np.repeat(data.offsets[numbers] - offsets[:-1], lengths)
     times = None if data.times is None else data.times[index]

@@ -125,7 +125,7 @@ class Recommendations:
         return texts
 
     def _parts(self, histories: Histories, rows_B: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-        explained = self.model.explain(self._history(histories, rows_B))
+        explained = self.model.explain(self.history(histories, rows_B))
         assert explained is not None
         return explained.kept_BK, explained.parts_BKD
 
@@ -158,7 +158,8 @@ class Recommendations:
     def _tensors(self, *arrays: NDArray[Any]) -> list[Tensor]:
         return [torch.from_numpy(array).to(self.store.device) for array in arrays]
 
-    def _history(self, histories: Histories, rows_B: NDArray[np.intp]) -> History:
+    def history(self, histories: Histories, rows_B: NDArray[np.intp]) -> History:
+        """What the model sees of these people."""
         return histories.take(rows_B, self.store.max_len, self.store.device)
 
     @torch.no_grad()
@@ -170,11 +171,11 @@ class Recommendations:
         return self._states(histories, np.arange(len(histories)))
 
     def _states(self, histories: Histories, rows_B: NDArray[np.intp]) -> State:
-        pieces = [self._newest(self._history(histories, own_B)) for own_B in self._batches(histories, rows_B)]
+        pieces = [self._newest(self.history(histories, own_B)) for own_B in self.batches(histories, rows_B)]
         joined = tuple(torch.cat(parts) for parts in zip(*map(as_rows, pieces), strict=True))
         return like(pieces[0], joined)
 
-    def _batches(self, histories: Histories, rows_B: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+    def batches(self, histories: Histories, rows_B: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
         """Rows to encode together: ``batch_size``, on a CPU fewer, of long histories."""
         steps_B = np.clip(histories.lengths[rows_B], 1, self.store.max_len)
         on_cpu, start = self.store.device.type == "cpu", 0
@@ -190,7 +191,7 @@ class Recommendations:
         items = torch.from_numpy(items_C).to(self.store.device)
         return torch.cat(
             [
-                self.model.head.score_shared(self._newest(self._history(histories, rows_B)), items).float()
+                self.model.head.score_shared(self._newest(self.history(histories, rows_B)), items).float()
                 for rows_B in histories.chunks(self.batch_size)
             ]
         )
