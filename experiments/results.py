@@ -2,6 +2,7 @@
 
     python experiments/results.py                       # RESULTS.md, and the generated parts of both READMEs
     python experiments/results.py NAME=RUN_DIR ...      # first copy records (never weights) to experiments/runs/NAME
+    python experiments/results.py tables/NAME=GRID_DIR  # the same for all finished runs of a table's grid
 
 A run is named CLAIM-sSEED (sair-ml-1m-s1): runs that differ only by seed share a row, with the mean and half the range.
 A row is marked * if training ended while validation still rose: the best epoch is the last that was validated, and all
@@ -21,9 +22,15 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import verdict
+
 HERE = Path(__file__).resolve().parent
 RUNS = HERE / "runs"
+TABLES = HERE / "tables"
 RECORDS = ("config.yaml", "run.json", "test.json", "metrics.jsonl")
+RANKS = "ranks.npz"
+"""Of every target: paired tests need them. Records of older runs lack it."""
 PUBLISHED: dict[str, Any] = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
 HEAD = """\
 # All figures
@@ -43,12 +50,28 @@ def keep(name: str, run_dir: Path) -> None:
     missing = [record for record in RECORDS if not (run_dir / record).is_file()]
     if missing:
         raise SystemExit(f"error: {run_dir} is not a finished run: no {', '.join(missing)}")
-    (RUNS / name).mkdir(parents=True, exist_ok=True)
-    for record in RECORDS:
-        shutil.copyfile(run_dir / record, RUNS / name / record)
+    _copy(run_dir, RUNS / name)
+
+
+def keep_table(name: str, grid_dir: Path) -> None:
+    """Copy the records of all finished runs of a grid to ``TABLES/name``, of their curves the validation alone."""
+    finished = [path.parent for path in sorted(grid_dir.rglob("test.json"))]
+    if not finished:
+        raise SystemExit(f"error: {grid_dir} holds no finished run")
+    for run_dir in finished:
+        folder = TABLES / name / run_dir.name
+        _copy(run_dir, folder)
+        lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (folder / "metrics.jsonl").write_text("".join(line for line in lines if "validation" in json.loads(line)))
+
+
+def _copy(run_dir: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in (*RECORDS, *([RANKS] if (run_dir / RANKS).is_file() else [])):
+        shutil.copyfile(run_dir / record, folder / record)
     config = OmegaConf.load(run_dir / "config.yaml")
     del config["data"]  # folders of the machine
-    OmegaConf.save(config, RUNS / name / "config.yaml")
+    OmegaConf.save(config, folder / "config.yaml")
 
 
 class Run:
@@ -216,7 +239,7 @@ def measured(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> s
 
 def everything(claims: dict[str, Claim]) -> str:
     """RESULTS.md: each preset of each table, measured or not, and all its recorded runs."""
-    text = [HEAD]
+    text = [HEAD, "## The verdict on SAIR\n", verdict.verdict()]
     for folder, about in PUBLISHED["tables"].items():
         text.append(f"## {folder}: {about['title']}\n\n{about['protocol'].strip()}\n")
         head = ["preset", "published", "measured, sampled", "measured, full", "best epoch", "minutes"]
@@ -279,6 +302,9 @@ def _marked(claims: dict[str, Claim], up: str, match: re.Match[str]) -> str:
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         name, _, run_dir = argument.partition("=")
-        keep(name, Path(run_dir))
+        if name.startswith("tables/"):
+            keep_table(name.removeprefix("tables/"), Path(run_dir))
+        else:
+            keep(name, Path(run_dir))
     for path, text in generated().items():
         path.write_text(text, encoding="utf-8")

@@ -5,9 +5,15 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+from command_helpers import actions_with_new_last_items, write_data
+
+import sairlib
+from sairlib.evaluation.comparison import Comparison
+from sairlib.run.collected import System
+from sairlib.run.comparison_table import Row
 
 HERE = Path(__file__).parents[1]
 SCRIPT = HERE / "experiments" / "results.py"
@@ -113,3 +119,50 @@ def test_records_are_kept_without_weights_and_folders(
     with pytest.raises(SystemExit, match=r"no test\.json"):
         results.keep("mine-s1", run)
     assert not copied.exists()
+
+
+def test_the_verdict_is_made_from_records_and_says_what_is_missing(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(tmp_path, actions_with_new_last_items())
+    small = ("model.d=8", "max_len=8", "training.epochs=2", "device=cpu", "evaluation.n_candidates=5")
+    where = (f"data.root={tmp_path / 'data'}", "data.cache=null", "dataset.url=null")
+    for model, seed in (("sasrec", 1), ("sasrec", 2), ("sair", 1), ("sair", 2), ("fpmc", 1)):
+        study = sairlib.study(f"model={model}", f"seed={seed}", *small, *where)
+        study.run(tmp_path / "grid" / f"{model}-s{seed}")
+    monkeypatch.setattr(results, "TABLES", tmp_path / "tables")
+    results.keep_table("mine", tmp_path / "grid")
+    kept = tmp_path / "tables" / "mine" / "sair-s2"
+    events = [json.loads(line) for line in (kept / "metrics.jsonl").read_text().splitlines()]
+    assert [event["epoch"] for event in events] == [1, 2] and "root:" not in (kept / "config.yaml").read_text()
+
+    names = ["sasrec", "sair", "fpmc", "caser"]
+    question = {"ask": "Who?", "runs": [f"tables/mine/{name}" for name in names], "rankings": ["full"], "use": True}
+    text = results.verdict.answer(question, tmp_path)
+    assert "Not run yet: caser." in text
+    assert "`python -m sairlib.report experiments/tables/mine/sasrec-s* experiments/tables/mine/sair-s*" in text
+    tests = {name: [json.loads((tmp_path / "grid" / f"{name}-s{s}" / "test.json").read_text()) for s in seeds]
+             for name, seeds in (("sasrec", (1, 2)), ("sair", (1, 2)), ("fpmc", (1,)))}  # fmt: skip
+    means = {name: sum(test["full"]["ndcg@10"] for test in own) / len(own) for name, own in tests.items()}
+    for system, name in (("SAIR", "sair"), ("FPMC", "fpmc")):
+        said = next(line for line in text.splitlines() if line.startswith("- ") and system in line)
+        assert f"{means[name] - means['sasrec']:+.4f} [" in said and ("One seed" in said) == (name == "fpmc")
+    assert "SAIR: as if " in text and "SASRec: its records do not say" in text
+    empty = results.verdict.answer({**question, "runs": ["tables/mine/none", "tables/mine/sair"]}, tmp_path)
+    assert empty == "### Who?\n\nNot run yet: none.\n"
+
+
+def test_a_sentence_says_what_was_found_and_what_could_not_be(results: ModuleType) -> None:
+    def sentence(difference: float, p: float) -> str:
+        run = SimpleNamespace(rises=False)
+        compared = Comparison(difference, difference - 0.01, difference + 0.01, p, 0.1, 0.02)
+        row = Row(System("A", (run, run)), None, 0.5, None, 0.4, 0.6, compared, p)  # type: ignore[arg-type]
+        said: str = results.verdict.sentence(row, "B", "full")
+        return said
+
+    assert sentence(0.03, 0.0001) == "**A is above B**: +0.0300 [+0.0200, +0.0400] of full NDCG@10, p < 0.001."
+    assert sentence(-0.03, 0.04).startswith("**A is below B**: -0.0300 [-0.0400, -0.0200]")
+    assert sentence(0.001, 0.3) == (
+        "No difference between A and B is shown: +0.0010 [-0.0090, +0.0110] of full NDCG@10, p = 0.300;"
+        " one of 0.0200 would have been found with probability 0.8."
+    )
