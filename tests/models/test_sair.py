@@ -340,3 +340,13 @@ def test_kmeans_finds_groups_and_starts_the_pool_from_them() -> None:
     plain = make_model()
     plain.prepare(torch.zeros(M + 1), history(padded(HISTORIES)))
     assert torch.equal(plain.pool_LD, before)
+
+
+@pytest.mark.parametrize("options", [{}, {"relevance": "cosine", "temperature": 0.2}], ids=str)
+def test_the_weights_of_the_interaction_are_those_that_mix_the_relevances(options: dict[str, Any]) -> None:
+    model, items_BN = make_model(**options), padded(HISTORIES)
+    _, retrieved = model.retrieve(items_BN)
+    weights_BHNN = dict(model.attentions(history(items_BN)))["interaction"]
+    values_BNL = retrieved.relevance_BNL @ model.get_parameter(INTERACTION).chunk(3)[2].T
+    real_BN = items_BN != PAD
+    torch.testing.assert_close((weights_BHNN[:, 0] @ values_BNL)[real_BN], retrieved.interacted_BNL[real_BN])

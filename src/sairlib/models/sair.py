@@ -209,8 +209,8 @@ class SAIR(StepModel):
         """Those of the encoder's blocks, if it has any, and that of eq. (5), ``interaction``."""
         yield from self.encoder.attentions(history.items_BN)
         if self.retrieval.interaction is not None:
-            relevance_BNL = self.encoder(history.items_BN) @ self.pool_LD.T
-            yield "interaction", self.retrieval.interaction.weights(relevance_BNL)
+            _, retrieved = self.retrieve(history.items_BN)
+            yield "interaction", self.retrieval.interaction.weights(retrieved.relevance_BNL)
 
     def retrieve(self, items_BN: Tensor) -> tuple[Tensor, Retrieved]:
         """Prefix vectors F (B, N, D) and what is retrieved; the paper's Figures 2 and 3 show its first two fields."""
