@@ -9,6 +9,8 @@ from sairlib.evaluation.candidates import KINDS
 from sairlib.evaluation.metrics import Floats, Ints, all_metrics
 from sairlib.evaluation.statistics import bootstrap_interval
 
+TARGETS, USERS = "targets", "users"
+
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -23,6 +25,9 @@ class EvaluationSettings:
     batch_size: how many histories are encoded at once.
     lists: of the final evaluation: also report metrics of the lists of this many items that the model recommends to the
         test users (``sairlib.evaluation.lists``); 0: none.
+    passes: ``targets``: a history is encoded for each target. ``users``: one for all targets of a user, whose states at
+        earlier steps rank the earlier targets. Where a user has several targets this is faster, and another measurement
+        for models whose states depend on where the history ends or begins (docs/evaluation.md).
     """
 
     ks: tuple[int, ...] = (5, 10, 20)
@@ -33,6 +38,7 @@ class EvaluationSettings:
     full_with_history: bool = False
     batch_size: int = 256
     lists: int = 0
+    passes: str = TARGETS
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1:
@@ -49,6 +55,8 @@ class EvaluationSettings:
             raise UserError(f"evaluation.batch_size={self.batch_size}: must be 1 or more, and less than 2^31")
         if self.lists < 0:
             raise UserError(f"evaluation.lists={self.lists}: must be 0 (no lists) or more")
+        if self.passes not in (TARGETS, USERS):
+            raise UserError(f"evaluation.passes={self.passes}: choose one of {TARGETS}, {USERS}")
 
     @property
     def rankings(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from sairlib.data.ids import Ids
 from sairlib.errors import UserError
 from sairlib.evaluation.metrics import Floats
-from sairlib.evaluation.rankings import Ranks
+from sairlib.evaluation.rankings import TARGETS, Ranks
 from sairlib.run import changes
 from sairlib.run.directory import CONFIG
 from sairlib.run.report import read_ranks
@@ -45,10 +45,11 @@ class Finished:
         """Whether the best epoch is the last that was validated: with more epochs the figure might be better."""
         return bool(self.curve) and self.test["best_epoch"] >= self.curve[-1][0]
 
-    def hashes(self, ranking: str) -> tuple[str, str]:
-        """What figures of ``ranking`` must have in common to be compared: split, and candidates of the sampled one."""
+    def measured(self, ranking: str) -> dict[str, str]:
+        """What figures of ``ranking`` must have in common to be compared: split, passes, candidates if sampled."""
         candidates = self.test["candidates_sha256"] if ranking == "sampled" else None
-        return str(self.test["split_sha256"]), str(candidates)
+        passes = self.settings.get("evaluation.passes", TARGETS)
+        return {"splits": str(self.test["split_sha256"]), "candidates": str(candidates), "passes": str(passes)}
 
     def ranks(self, ranking: str) -> tuple[Ids, Ranks]:
         """People and ranks of all targets; UserError if the run has no such ranking, or no file of ranks."""
@@ -114,7 +115,7 @@ def _read(directory: Path) -> Finished:
         lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
         curve = tuple((int(line["epoch"]), dict(line["validation"])) for line in lines if "validation" in line)
         finished = Finished(directory, changes.read(directory / CONFIG), test, record, curve)
-        _ = finished.dataset, finished.rises, finished.hashes("sampled"), [test[name] for name in test["ci95"]]
+        _ = finished.dataset, finished.rises, finished.measured("sampled"), [test[name] for name in test["ci95"]]
         return finished
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{directory} is not a finished run ({type(error).__name__}: {error})") from error
