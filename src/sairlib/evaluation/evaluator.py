@@ -15,7 +15,8 @@ from sairlib.data.split import Part, Split
 from sairlib.errors import NonFiniteError, UserError, out_of_memory
 from sairlib.evaluation.candidates import Candidates, candidates
 from sairlib.evaluation.lists import list_metrics
-from sairlib.evaluation.rankings import USERS, EvaluationSettings, Ranks
+from sairlib.evaluation.rankings import SHUFFLED, USERS, EvaluationSettings, Ranks
+from sairlib.evaluation.shuffled import shuffled
 from sairlib.evaluation.top import SCORES_AT_ONCE, top
 from sairlib.models.recommender import Recommender, StepModel
 
@@ -107,7 +108,7 @@ class Evaluator:
 
     def _batches(self, model: Recommender, part: Part) -> Iterable[EvalBatch | Windows]:
         if self.settings.passes != USERS:
-            return self.store.evaluation(part, self.settings.batch_size)
+            return map(self._in_order, self.store.evaluation(part, self.settings.batch_size))
         if not isinstance(model, StepModel):
             raise UserError(
                 f"evaluation.passes={USERS}: {type(model).__name__} has no state at every step; leave"
@@ -116,6 +117,11 @@ class Evaluator:
         # A model that sees few items is fast either way, and needs no window.
         by_user = self.store.windows if model.memory is None else self.store.evaluation
         return by_user(part, self.settings.batch_size)
+
+    def _in_order(self, batch: EvalBatch) -> EvalBatch:
+        if self.settings.histories != SHUFFLED:
+            return batch
+        return batch._replace(history=shuffled(batch.history, batch.rows_B, self.settings.histories_seed))
 
     def _each_piece(
         self, model: Recommender, part: Part, batch: EvalBatch | Windows, use: Callable[[EvalBatch, State], None]

@@ -10,6 +10,7 @@ from sairlib.evaluation.metrics import Floats, Ints, all_metrics
 from sairlib.evaluation.statistics import bootstrap_interval
 
 TARGETS, USERS = "targets", "users"
+TIME, SHUFFLED = "time", "shuffled"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class EvaluationSettings:
     passes: ``targets``: a history is encoded for each target. ``users``: one for all targets of a user, whose states at
         earlier steps rank the earlier targets. Where a user has several targets this is faster, and another measurement
         for models whose states depend on where the history ends or begins (docs/evaluation.md).
+    histories: ``time``; or ``shuffled``: of each history that a model sees the items in a random order, which
+        ``histories_seed`` determines, to ask how much of a figure is order.
     """
 
     ks: tuple[int, ...] = (5, 10, 20)
@@ -39,6 +42,8 @@ class EvaluationSettings:
     batch_size: int = 256
     lists: int = 0
     passes: str = TARGETS
+    histories: str = TIME
+    histories_seed: int = 1
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1:
@@ -57,6 +62,14 @@ class EvaluationSettings:
             raise UserError(f"evaluation.lists={self.lists}: must be 0 (no lists) or more")
         if self.passes not in (TARGETS, USERS):
             raise UserError(f"evaluation.passes={self.passes}: choose one of {TARGETS}, {USERS}")
+        if self.histories not in (TIME, SHUFFLED):
+            raise UserError(f"evaluation.histories={self.histories}: choose one of {TIME}, {SHUFFLED}")
+        if self.histories_seed < 0:
+            raise UserError(f"evaluation.histories_seed={self.histories_seed}: must be 0 or more")
+        if self.histories == SHUFFLED and self.passes == USERS:
+            raise UserError(
+                "evaluation.histories=shuffled: a shuffled history has no earlier targets; passes=targets has"
+            )
 
     @property
     def rankings(self) -> tuple[str, ...]:

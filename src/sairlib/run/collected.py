@@ -11,7 +11,7 @@ import numpy as np
 from sairlib.data.ids import Ids
 from sairlib.errors import UserError
 from sairlib.evaluation.metrics import Floats
-from sairlib.evaluation.rankings import TARGETS, Ranks
+from sairlib.evaluation.rankings import TARGETS, TIME, Ranks
 from sairlib.run import changes
 from sairlib.run.directory import CONFIG
 from sairlib.run.report import read_ranks
@@ -46,10 +46,16 @@ class Finished:
         return bool(self.curve) and self.test["best_epoch"] >= self.curve[-1][0]
 
     def measured(self, ranking: str) -> dict[str, str]:
-        """What figures of ``ranking`` must have in common to be compared: split, passes, candidates if sampled."""
+        """What figures of ``ranking`` must have in common to be compared: split, candidates if sampled, and how
+        histories are seen."""
         candidates = self.test["candidates_sha256"] if ranking == "sampled" else None
-        passes = self.settings.get("evaluation.passes", TARGETS)
-        return {"splits": str(self.test["split_sha256"]), "candidates": str(candidates), "passes": str(passes)}
+        passes, histories = (
+            self.settings.get(f"evaluation.{name}", usual) for name, usual in (("passes", TARGETS), ("histories", TIME))
+        )
+        return {
+            **{"splits": str(self.test["split_sha256"]), "candidates": str(candidates)},
+            **{"passes": str(passes), "orders of histories": str(histories)},
+        }
 
     def ranks(self, ranking: str) -> tuple[Ids, Ranks]:
         """People and ranks of all targets; UserError if the run has no such ranking, or no file of ranks."""
