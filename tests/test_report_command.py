@@ -64,11 +64,16 @@ def test_one_table_tells_of_all(runs: Path, monkeypatch: pytest.MonkeyPatch, cap
 def test_unlike_runs_are_not_compared(
     runs: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"split": "dataset.filters.item_core=8", "candidates": "evaluation.candidates_seed=7"}
+    changes = {
+        "splits": "dataset.filters.item_core=8",
+        "candidates": "evaluation.candidates_seed=7",
+        "passes": "evaluation.passes=users",
+        "orders": "evaluation.histories=shuffled",
+    }
     for name, change in changes.items():
         assert command(change, f"run_dir={name}", tiny=[*TINY, "model=sasrec"])[0] == 0
         code, _, err = reported(monkeypatch, capfd, str(runs), name)
-        what = "splits" if name == "split" else "candidates"
+        what = "orders of histories" if name == "orders" else name
         assert code == 1 and f"have other {what} of ml-latest-small" in err and err.count("\n") <= 2
     assert reported(monkeypatch, capfd, str(runs), "candidates", "ranking=full")[0] == 0
     code, out, _ = reported(monkeypatch, capfd, str(runs), "candidates", "ranking=full")
