@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from train_helpers import Command
 
 import sairlib
 from sairlib import report
+from sairlib.run import collected
 from sairlib.run.collected import collect, systems
 
 TINY = [word for word in WORDS if not word.startswith("run_dir")]
@@ -59,6 +61,14 @@ def test_one_table_tells_of_all(runs: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert code == 1 and "must be a yaml file of figures by data set and system" in err
     code, out, err = reported(monkeypatch, capfd, str(runs), "baseline=Caser")
     assert code == 1 and "baseline=Caser: no such system; there are FPMC, SASRec" in err
+
+
+def test_a_run_that_lacks_later_settings_is_of_the_same_system(runs: Path) -> None:
+    run = collected.collect([runs])[0][0]
+    earlier = {name: value for name, value in run.settings.items() if name not in collected.LATER}
+    assert len(earlier) == len(run.settings) - len(collected.LATER), "names in LATER must be settings"
+    other = replace(run, settings={**earlier, "seed": 77})
+    assert [len(system.runs) for system in collected.systems([run, other])] == [2]
 
 
 def test_unlike_runs_are_not_compared(

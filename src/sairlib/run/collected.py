@@ -21,6 +21,11 @@ NOT_THE_SYSTEM = {
     *("training.save_every", "evaluation.batch_size", "dataset.url", "dataset.archive", "dataset.path"),
 }
 """Settings, or groups of them, that do not make another system of a run. (SAIR's settings repeat ``interests``.)"""
+LATER = {
+    **{"split.order.ties": "file", "split.order.ties_seed": 1, "split.order.train": TIME, "split.order.train_seed": 1},
+    **{"evaluation.passes": TARGETS, "evaluation.histories": TIME, "evaluation.histories_seed": 1},
+}
+"""Settings that runs of earlier versions lack, and what these did."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,8 @@ def _one_a_seed(group: list[Finished]) -> list[Finished]:
 
 
 def _of_the_system(run: Finished) -> dict[str, Any]:
-    return {name: value for name, value in run.settings.items() if not {name, name.partition(".")[0]} & NOT_THE_SYSTEM}
+    settings = {**LATER, **run.settings}
+    return {name: value for name, value in settings.items() if not {name, name.partition(".")[0]} & NOT_THE_SYSTEM}
 
 
 def _model(run: Finished) -> str:
