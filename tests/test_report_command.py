@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from train_helpers import Command
 
 import sairlib
 from sairlib import report
+from sairlib.run import collected
 from sairlib.run.collected import collect, systems
 
+YOUNGER = ("split.order.", "evaluation.passes", "evaluation.histories", "training.ema")
+"""Settings that runs of earlier versions lack."""
 TINY = [word for word in WORDS if not word.startswith("run_dir")]
 
 
@@ -61,14 +65,27 @@ def test_one_table_tells_of_all(runs: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert code == 1 and "baseline=Caser: no such system; there are FPMC, SASRec" in err
 
 
+def test_a_run_that_lacks_later_settings_is_of_the_same_system(runs: Path) -> None:
+    run = collected.collect([runs])[0][0]
+    earlier = {name: value for name, value in run.settings.items() if not name.startswith(YOUNGER)}
+    assert len(earlier) <= len(run.settings) - len(YOUNGER), "all of these are settings"
+    other = replace(run, settings={**earlier, "seed": 77})
+    assert [len(system.runs) for system in collected.systems([run, other])] == [2]
+
+
 def test_unlike_runs_are_not_compared(
     runs: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"split": "dataset.filters.item_core=8", "candidates": "evaluation.candidates_seed=7"}
+    changes = {
+        "splits": "dataset.filters.item_core=8",
+        "candidates": "evaluation.candidates_seed=7",
+        "passes": "evaluation.passes=users",
+        "orders": "evaluation.histories=shuffled",
+    }
     for name, change in changes.items():
         assert command(change, f"run_dir={name}", tiny=[*TINY, "model=sasrec"])[0] == 0
         code, _, err = reported(monkeypatch, capfd, str(runs), name)
-        what = "splits" if name == "split" else "candidates"
+        what = "orders of histories" if name == "orders" else name
         assert code == 1 and f"have other {what} of ml-latest-small" in err and err.count("\n") <= 2
     assert reported(monkeypatch, capfd, str(runs), "candidates", "ranking=full")[0] == 0
     code, out, _ = reported(monkeypatch, capfd, str(runs), "candidates", "ranking=full")

@@ -7,9 +7,10 @@ Examples:
     python -m sairlib.evaluate DIR output=again.json data.root=/data device=cpu
 
 Settings: output (a JSON file), device, data.root, data.cache, evaluation.ks, .n_candidates, .candidates,
-.candidates_seed, .full, .full_with_history, .batch_size, .lists (10: also coverage, novelty, ... of lists of 10 items);
-what is not given is as in the run. A run may name classes of a package of yours: trust=[my_models] allows it, for
-making objects of a run's choice may run any code.
+.candidates_seed, .full, .full_with_history, .batch_size, .passes (users: one pass for all targets of a user),
+.histories (shuffled: in a random order), .histories_seed, .lists (10: also coverage, novelty, ... of lists of 10
+items); what is not given is as in the run. A run may name classes of a package of yours: trust=[my_models] allows it,
+for making objects of a run's choice may run any code.
 """
 
 from dataclasses import dataclass

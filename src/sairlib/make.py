@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sairlib.configuration import literal
 from sairlib.data.dataset import Dataset
+from sairlib.data.order import Order
 from sairlib.data.prepare import Reader
 from sairlib.data.split import Split
 from sairlib.errors import UserError, one_line, out_of_memory
@@ -95,14 +96,16 @@ def reader(config: DictConfig, name: str) -> Reader:
 
 
 def split_rule(config: DictConfig, name: str) -> Callable[[Dataset], Split]:
-    """The rule that ``config[name]`` describes."""
+    """The rule that ``config[name]`` describes, in the order that its group ``order`` says, if it has one."""
     own = group(config, name)
+    order = settings(config, f"{name}.order", Order) if "order" in own else Order()
+    own = OmegaConf.masked_copy(own, [str(key) for key in own if key != "order"])
     _check_types(own, name)
     rule = _instantiate(own, name, _partial_=True)
 
     def apply(data: Dataset) -> Split:
         try:
-            made = rule(data)
+            made = order.applied(rule, data)
         except TypeError as error:  # an unknown or missing argument
             raise UserError(f"{name}: {one_line(error)}") from error
         if not isinstance(made, Split):

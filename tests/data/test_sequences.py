@@ -88,6 +88,29 @@ def test_evaluation_equals_the_slow_one(sequences: list[list[int]], max_len: int
     assert sorted(seen) == evaluated
 
 
+@given(SEQUENCES, st.integers(1, 6), st.integers(1, 5), st.data())
+def test_a_window_before_several_targets_shows_none_of_them(
+    sequences: list[list[int]], max_len: int, batch_size: int, data: st.DataObject
+) -> None:
+    """Up to its step each sees the newest items before it: at least half of max_len, or all."""
+    actions = [(user, at) for user, sequence in enumerate(sequences) for at in range(len(sequence))]
+    pairs = data.draw(st.lists(st.sampled_from(actions), min_size=1, unique=True))
+    targets = make_targets(*pairs)
+    split = Split(make_dataset(sequences, M), np.zeros(len(sequences), np.int64), targets, targets)
+    store = SequenceStore(split, max_len, CPU)
+    seen = []
+    for history, rows_BT, steps_BT in store.windows(Part.TEST, batch_size):
+        for items_N, rows_T, steps_T in zip(history.items_BN, rows_BT, steps_BT, strict=True):
+            for row, step in zip(rows_T.tolist(), steps_T.tolist(), strict=True):
+                if row >= 0:
+                    user, at = pairs[row]
+                    up_to = [item for item in items_N[: step + 1].tolist() if item]
+                    assert at - len(up_to) >= 0 and up_to == sequences[user][at - len(up_to) : at]
+                    assert len(up_to) >= min(at, max_len // 2 + 1, max_len)
+                    seen.append(row)
+    assert sorted(seen) == list(range(len(pairs)))
+
+
 def test_targets_may_be_any_actions_after_the_training_part() -> None:
     """Two targets of one user, none of another, out of order, and other users in the test than in validation."""
     sequences = [[1, 2, 3, 4, 5, 6], [7, 8, 9], [2, 4, 6, 8]]

@@ -71,10 +71,11 @@ def test_ties_are_counted_for_held_out_items_of_each_user(rows: list[tuple[int, 
     assert found is not None and data.times is not None
     expected = {"actions": 0, "validation": 0, "test": 0, "users": 0}
     for start, end in zip(data.offsets[:-1], data.offsets[1:], strict=True):
-        times = data.times[start:end].tolist()
-        expected["actions"] += sum(times.count(time) > 1 for time in times)
+        times, items = data.times[start:end].tolist(), data.items[start:end].tolist()
+        seen = [{item for item, other in zip(items, times, strict=True) if other == time} for time in times]
+        expected["actions"] += sum(len(both) > 1 for both in seen)
         if len(times) >= MIN_ACTIONS:
-            tied = [times.count(times[at]) > 1 for at in (-2, -1)]
+            tied = [len(seen[at]) > 1 for at in (-2, -1)]
             expected["validation"] += tied[0]
             expected["test"] += tied[1]
             expected["users"] += any(tied)

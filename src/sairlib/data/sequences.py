@@ -22,6 +22,17 @@ class Rows(NamedTuple):
     n_steps: int
 
 
+class Windows(NamedTuple):
+    """One history for several held-out items of a user, T at most: each comes after a step of it.
+
+    ``rows_BT``: the items' indices among the E targets, -1 where a window has fewer. ``steps_BT``: each one's step.
+    """
+
+    history: History
+    rows_BT: Tensor
+    steps_BT: Tensor
+
+
 class SequenceStore:
     """Histories of a split (CSR) on one device. ``max_len`` is the longest window of steps that it cuts.
 
@@ -118,9 +129,38 @@ class SequenceStore:
         """All targets of a part in batches, histories of similar length together."""
         users_E, positions_E = self._targets[part]
         for rows_B in torch.argsort(positions_E.clamp(max=self.max_len), stable=True).split(batch_size):
-            users_B, ends_B = users_E[rows_B], positions_E[rows_B]
-            targets_B = self.items[self.starts[users_B] + ends_B]
-            yield EvalBatch(self.history(users_B, ends_B, self.max_len), targets_B, rows_B)
+            history = self.history(users_E[rows_B], positions_E[rows_B], self.max_len)
+            yield EvalBatch(history, self.target_items(part, rows_B), rows_B)
+
+    def windows(self, part: Part, batch_size: int) -> Iterator[Windows]:
+        """All targets of a part with one history for those of a user, in batches of similar length.
+
+        A history ends before the newest of its targets. The oldest of them sees at least half of ``max_len`` items, or
+        all that there are: targets further apart get another history, and so does a target without any item before it.
+        """
+        users_E, positions_E = self._targets[part]
+        order_E = torch.argsort(users_E * (int(positions_E.max()) + 1) - positions_E, stable=True)  # newest first
+        users_E, positions_E = users_E[order_E], positions_E[order_E]
+        newest_E = positions_E[torch.searchsorted(users_E, users_E)]
+        stride = max(1, self.max_len // 2)
+        numbers_E = torch.where(positions_E > 0, (newest_E - positions_E) // stride, newest_E // stride + 1)
+        begins = torch.ones(len(users_E), dtype=torch.bool, device=self.device)
+        begins[1:] = (users_E[1:] != users_E[:-1]) | (numbers_E[1:] != numbers_E[:-1])
+        firsts_W = begins.nonzero()[:, 0]
+        sizes_W = torch.diff(firsts_W, append=torch.tensor([len(users_E)], device=self.device))
+        ends_W = positions_E[firsts_W]
+        for windows_B in torch.argsort(ends_W.clamp(max=self.max_len), stable=True).split(batch_size):
+            ends_B, slots_T = ends_W[windows_B], torch.arange(int(sizes_W[windows_B].max()), device=self.device)
+            real_BT = slots_T < sizes_W[windows_B, None]
+            at_BT = (firsts_W[windows_B, None] + slots_T).clamp_(max=len(users_E) - 1)
+            steps_BT = positions_E[at_BT] - 1 - (ends_B - self.max_len).clamp(min=0)[:, None]
+            history = self.history(users_E[firsts_W[windows_B]], ends_B, self.max_len)
+            yield Windows(history, torch.where(real_BT, order_E[at_BT], -1), steps_BT.clamp_(min=0))
+
+    def target_items(self, part: Part, rows_B: Tensor) -> Tensor:
+        """The items of these targets (B)."""
+        users_E, positions_E = self._targets[part]
+        return self.items[self.starts[users_E[rows_B]] + positions_E[rows_B]]
 
     def had(self, part: Part, rows_B: Tensor) -> Tensor:
         """All items before these targets, not cut to ``max_len`` (B, width of the longest), right-padded.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sairlib.data.dataset import Dataset
 from sairlib.data.ids import Ints
+from sairlib.data.order import tied_groups
 from sairlib.data.split import Part, Split
 
 TOP_SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -107,23 +108,26 @@ def popularity(counts: Ints) -> dict[str, Any]:
 
 
 def tied(data: Dataset) -> NDArray[np.bool_] | None:
-    """For each action, whether another one of the same user has the same time; None if the data has no times."""
+    """For each action, whether another item of the same user has the same time; None if the data has no times."""
     if data.times is None:
         return None
-    same = data.times[1:] == data.times[:-1]
-    same[data.offsets[1:-1] - 1] = False  # the last action of a user and the first of the next
+    groups = tied_groups(data)
+    at = np.flatnonzero(groups >= 0)
     with_another = np.zeros(len(data.items), bool)
-    with_another[1:] = same
-    with_another[:-1] |= same
+    if len(at):
+        begins = np.flatnonzero(np.diff(groups[at], prepend=-1))
+        items = data.items[at]
+        differ = np.maximum.reduceat(items, begins) > np.minimum.reduceat(items, begins)
+        with_another[at] = differ[groups[at]]
     return with_another
 
 
 def ties(split: Split) -> dict[str, Any] | None:
-    """How much of a split depends on the rule that orders actions of the same user and time, which is their order in
+    """How much of a split depends on the rule that orders actions of the same user and time, by default their order in
     the file. None if the data has no times.
 
-    ``actions``: how many are tied with another. ``validation`` and ``test``: of how many ``targets`` another action of
-    the user has the same time, so that another order might make that one the target. ``users``: how many users have
+    ``actions``: how many are tied with another item. ``validation`` and ``test``: for how many ``targets`` another item
+    of the user has the same time, so that another order might make that one the target. ``users``: how many users have
     such a target.
     """
     data = split.dataset

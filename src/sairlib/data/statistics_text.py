@@ -67,14 +67,18 @@ def _popularity(popularity: dict[str, Any]) -> str:
 def _ties(ties: dict[str, Any] | None) -> str:
     if ties is None:
         return "no times: a user's actions are in the order of the file"
-    parts = [
-        f"{ties[part]['tied']:,} of {ties[part]['targets']:,} {part} items ({_share(**ties[part])})"
-        for part in ("validation", "test")
-    ]
     return (
         f"ties in time: {ties['actions']:,} actions have the time of another one of the same user\n"
-        f"  among them {parts[0]} and {parts[1]},\n"
+        f"  among them {held_out_ties(ties)},\n"
         f"  of {ties['users']:,} users: the order in the file decided, another one may hold out other items"
+    )
+
+
+def held_out_ties(ties: dict[str, Any]) -> str:
+    """How many held-out items the order of ties decided; ``ties`` as from ``statistics.ties``."""
+    return " and ".join(
+        f"{ties[part]['tied']:,} of {ties[part]['targets']:,} {part} items ({_share(**ties[part])})"
+        for part in ("validation", "test")
     )
 
 

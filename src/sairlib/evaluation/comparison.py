@@ -7,7 +7,9 @@ import numpy as np
 from sairlib.evaluation.metrics import Floats
 from sairlib.evaluation.statistics import bootstrap_interval
 
-POWER = 1.959964 + 0.841621
+LEVEL = 1.959964
+"""In standard errors: a two-sided test at the level 0.05 finds what is further from 0."""
+POWER = LEVEL + 0.841621
 """Of a two-sided test at the level 0.05: a difference of so many standard errors is found with probability 0.8."""
 FLIPS_AT_ONCE = 2**22
 

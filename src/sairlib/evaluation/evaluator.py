@@ -1,7 +1,8 @@
 """Ranks of held-out items by a model. Ties are counted, never broken (see ``metrics.py``)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,14 +10,17 @@ from torch import Tensor
 
 from sairlib import processes
 from sairlib.batch import PAD, EvalBatch, History, State, map_state, single
-from sairlib.data.sequences import SequenceStore
+from sairlib.data.sequences import SequenceStore, Windows
 from sairlib.data.split import Part, Split
 from sairlib.errors import NonFiniteError, UserError, out_of_memory
 from sairlib.evaluation.candidates import Candidates, candidates
 from sairlib.evaluation.lists import list_metrics
-from sairlib.evaluation.rankings import EvaluationSettings, Ranks
+from sairlib.evaluation.rankings import SHUFFLED, USERS, EvaluationSettings, Ranks
+from sairlib.evaluation.shuffled import shuffled
 from sairlib.evaluation.top import SCORES_AT_ONCE, top
-from sairlib.models.recommender import Recommender
+from sairlib.models.recommender import Recommender, StepModel
+
+Batch = TypeVar("Batch", bound=EvalBatch | Windows)
 
 
 class Evaluator:
@@ -96,29 +100,60 @@ class Evaluator:
         training = model.training
         model.eval()
         try:
-            for number, batch in enumerate(self.store.evaluation(part, self.settings.batch_size)):
+            for number, batch in enumerate(self._batches(model, part)):
                 if number % processes.size() == processes.rank():
-                    self._each_piece(model, batch, use)
+                    self._each_piece(model, part, batch, use)
         finally:
             model.train(training)
 
-    def _each_piece(self, model: Recommender, batch: EvalBatch, use: Callable[[EvalBatch, State], None]) -> None:
+    def _batches(self, model: Recommender, part: Part) -> Iterable[EvalBatch | Windows]:
+        if self.settings.passes != USERS:
+            return map(self._in_order, self.store.evaluation(part, self.settings.batch_size))
+        if not isinstance(model, StepModel):
+            raise UserError(
+                f"evaluation.passes={USERS}: {type(model).__name__} has no state at every step; leave"
+                " evaluation.passes=targets"
+            )
+        # A model that sees few items is fast either way, and needs no window.
+        by_user = self.store.windows if model.memory is None else self.store.evaluation
+        return by_user(part, self.settings.batch_size)
+
+    def _in_order(self, batch: EvalBatch) -> EvalBatch:
+        if self.settings.histories != SHUFFLED:
+            return batch
+        return batch._replace(history=shuffled(batch.history, batch.rows_B, self.settings.histories_seed))
+
+    def _each_piece(
+        self, model: Recommender, part: Part, batch: EvalBatch | Windows, use: Callable[[EvalBatch, State], None]
+    ) -> None:
         """As many rows at once as fit into memory: when they do not, half as many from then on."""
         start = 0
-        while start < len(batch.rows_B):
+        while start < len(batch.history.users_B):
             piece = _take(batch, slice(start, start + self._rows_at_once))
             try:
-                use(piece, map_state(single, model.newest(piece.history)))
+                use(*self._states(model, part, piece))
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                if len(piece.rows_B) == 1:
+                if len(piece.history.users_B) == 1:
                     raise UserError(
                         "not enough memory to rank a single user; lower max_len, or the width of the model"
                     ) from error
-                self._rows_at_once = len(piece.rows_B) // 2
+                self._rows_at_once = len(piece.history.users_B) // 2
                 continue
-            start += len(piece.rows_B)
+            start += len(piece.history.users_B)
+
+    def _states(self, model: Recommender, part: Part, piece: EvalBatch | Windows) -> tuple[EvalBatch, State]:
+        """Targets, and the state before each. Of the histories in windows only the users are kept."""
+        if isinstance(piece, EvalBatch):
+            return piece, map_state(single, model.newest(piece.history))
+        assert isinstance(model, StepModel)
+        real_BT = piece.rows_BT >= 0
+        windows_X = real_BT.nonzero()[:, 0]
+        rows_X, steps_X = piece.rows_BT[real_BT], piece.steps_BT[real_BT]
+        states = map_state(lambda every: single(every[windows_X, steps_X]), model.encode(piece.history))
+        users_X, none_X0 = piece.history.users_B[windows_X], piece.history.items_BN[windows_X, :0]
+        return EvalBatch(History(users_X, none_X0), self.store.target_items(part, rows_X), rows_X), states
 
     def _count(
         self, model: Recommender, part: Part, batch: EvalBatch, states: State, counts: dict[str, Tensor]
@@ -160,10 +195,10 @@ def _better_and_tied(scores_BC: Tensor, target_B1: Tensor, left_out_BX: Tensor |
     return torch.stack([better_B, at_least_B - better_B]).long()
 
 
-def _take(batch: EvalBatch, rows: slice) -> EvalBatch:
+def _take(batch: Batch, rows: slice) -> Batch:
     users_B, items_BN, times_BN = batch.history
     history = History(users_B[rows], items_BN[rows], None if times_BN is None else times_BN[rows])
-    return EvalBatch(history, batch.targets_B[rows], batch.rows_B[rows])
+    return type(batch)(history, batch[1][rows], batch[2][rows])
 
 
 def _require_finite(scores_BC: Tensor, target_B1: Tensor, model: Recommender, users_B: Tensor) -> None:

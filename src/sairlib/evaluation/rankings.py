@@ -9,6 +9,9 @@ from sairlib.evaluation.candidates import KINDS
 from sairlib.evaluation.metrics import Floats, Ints, all_metrics
 from sairlib.evaluation.statistics import bootstrap_interval
 
+TARGETS, USERS = "targets", "users"
+TIME, SHUFFLED = "time", "shuffled"
+
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -23,6 +26,11 @@ class EvaluationSettings:
     batch_size: how many histories are encoded at once.
     lists: of the final evaluation: also report metrics of the lists of this many items that the model recommends to the
         test users (``sairlib.evaluation.lists``); 0: none.
+    passes: ``targets``: a history is encoded for each target. ``users``: one for all targets of a user, whose states at
+        earlier steps rank the earlier targets. Where a user has several targets this is faster, and another measurement
+        for models whose states depend on where the history ends or begins (docs/evaluation.md).
+    histories: ``time``; or ``shuffled``: of each history that a model sees the items in a random order, which
+        ``histories_seed`` determines, to ask how much of a figure is order.
     """
 
     ks: tuple[int, ...] = (5, 10, 20)
@@ -33,6 +41,9 @@ class EvaluationSettings:
     full_with_history: bool = False
     batch_size: int = 256
     lists: int = 0
+    passes: str = TARGETS
+    histories: str = TIME
+    histories_seed: int = 1
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1:
@@ -49,6 +60,16 @@ class EvaluationSettings:
             raise UserError(f"evaluation.batch_size={self.batch_size}: must be 1 or more, and less than 2^31")
         if self.lists < 0:
             raise UserError(f"evaluation.lists={self.lists}: must be 0 (no lists) or more")
+        if self.passes not in (TARGETS, USERS):
+            raise UserError(f"evaluation.passes={self.passes}: choose one of {TARGETS}, {USERS}")
+        if self.histories not in (TIME, SHUFFLED):
+            raise UserError(f"evaluation.histories={self.histories}: choose one of {TIME}, {SHUFFLED}")
+        if self.histories_seed < 0:
+            raise UserError(f"evaluation.histories_seed={self.histories_seed}: must be 0 or more")
+        if self.histories == SHUFFLED and self.passes == USERS:
+            raise UserError(
+                "evaluation.histories=shuffled: a shuffled history has no earlier targets; passes=targets has"
+            )
 
     @property
     def rankings(self) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from sairlib.data.ids import Ids
+from sairlib.data.order import Order
 from sairlib.errors import UserError
 from sairlib.evaluation.metrics import Floats
-from sairlib.evaluation.rankings import Ranks
+from sairlib.evaluation.rankings import TARGETS, TIME, EvaluationSettings, Ranks
 from sairlib.run import changes
 from sairlib.run.directory import CONFIG
 from sairlib.run.report import read_ranks
@@ -24,6 +25,8 @@ NOT_THE_SYSTEM = {
     *("training.save_every", "evaluation.batch_size", "dataset.url", "dataset.archive", "dataset.path"),
 }
 """Settings, or groups of them, that do not make another system of a run. (SAIR's settings repeat ``interests``.)"""
+SETTINGS = {"training": TrainingSettings, "evaluation": EvaluationSettings, "split.order": Order}
+"""What takes the groups of settings that have no ``_target_``."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,17 @@ class Finished:
         """Whether the best epoch is the last that was validated: with more epochs the figure might be better."""
         return bool(self.curve) and self.test["best_epoch"] >= self.curve[-1][0]
 
-    def hashes(self, ranking: str) -> tuple[str, str]:
-        """What figures of ``ranking`` must have in common to be compared: split, and candidates of the sampled one."""
+    def measured(self, ranking: str) -> dict[str, str]:
+        """What figures of ``ranking`` must have in common to be compared: split, candidates if sampled, and how
+        histories are seen."""
         candidates = self.test["candidates_sha256"] if ranking == "sampled" else None
-        return str(self.test["split_sha256"]), str(candidates)
+        passes, histories = (
+            self.settings.get(f"evaluation.{name}", usual) for name, usual in (("passes", TARGETS), ("histories", TIME))
+        )
+        return {
+            **{"splits": str(self.test["split_sha256"]), "candidates": str(candidates)},
+            **{"passes": str(passes), "orders of histories": str(histories)},
+        }
 
     def ranks(self, ranking: str) -> tuple[Ids, Ranks]:
         """People and ranks of all targets; UserError if the run has no such ranking, or no file of ranks."""
@@ -117,7 +127,7 @@ def _read(directory: Path) -> Finished:
         lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
         curve = tuple((int(line["epoch"]), dict(line["validation"])) for line in lines if "validation" in line)
         finished = Finished(directory, changes.read(directory / CONFIG), test, record, curve)
-        _ = finished.dataset, finished.rises, finished.hashes("sampled"), [test[name] for name in test["ci95"]]
+        _ = finished.dataset, finished.rises, finished.measured("sampled"), [test[name] for name in test["ci95"]]
         return finished
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{directory} is not a finished run ({type(error).__name__}: {error})") from error
@@ -152,7 +162,7 @@ def _of_the_system(run: Finished) -> dict[str, Any]:
 def _later(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of all options of the run's parts: an option that is younger than the run did not change it."""
     parts = {name.removesuffix("._target_"): path for name, path in settings.items() if name.endswith("._target_")}
-    takers = {part: _named(path) for part, path in parts.items()} | {"training": TrainingSettings}
+    takers = {part: _named(path) for part, path in parts.items()} | SETTINGS
     return {
         f"{part}.{option.name}": option.default
         for part, taker in takers.items()

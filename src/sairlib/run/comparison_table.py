@@ -114,10 +114,12 @@ def _figures(system: System, ranking: str, metric: str) -> tuple[Ids, Floats]:
 
 def _check_comparable(systems: Sequence[System], ranking: str) -> None:
     runs = [run for system in systems for run in system.runs]
+    first = runs[0].measured(ranking)
     for run in runs:
-        if run.hashes(ranking) == runs[0].hashes(ranking):
+        own = run.measured(ranking)
+        if own == first:
             continue
-        what = "splits" if run.hashes(ranking)[0] != runs[0].hashes(ranking)[0] else "candidates"
+        what = next(name for name in own if own[name] != first[name])
         raise UserError(
             f"{runs[0].directory} and {run.directory} have other {what} of {run.dataset}, so their figures cannot be"
             " compared: give runs of one of them"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sairlib import processes
+from sairlib.data import statistics, statistics_text
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part, Split
 from sairlib.errors import Stopped, UserError
@@ -200,6 +201,9 @@ class Study:
             log.say(note)
         for note in split.notes:
             log.say(f"split: {note}")
+        ties = statistics.ties(split)
+        if ties is not None and ties["users"]:
+            log.say(f"the order of actions at the same time decided {statistics_text.held_out_ties(ties)}")
         if split.n_short and not split.notes:
             log.say(f"{split.n_short:,} users have too few actions to be evaluated: all their actions train")
         if drawn and drawn.n_short:
