@@ -17,6 +17,7 @@ from sairlib.run.comparison_table import Row
 HERE = Path(__file__).resolve().parent
 QUESTIONS: list[dict[str, Any]] = yaml.safe_load((HERE / "verdict.yaml").read_text(encoding="utf-8"))
 METRIC = "ndcg@10"
+RANKINGS = ("sampled", "full")
 LEVEL = 0.05
 LEGEND = """\
 Made from [`tables/`](tables) by `experiments/verdict.py`, from the questions of [`verdict.yaml`](verdict.yaml).
@@ -39,13 +40,15 @@ def answer(question: dict[str, Any], records: Path) -> str:
     lines = [f"### {question['ask']}\n"]
     if missing:
         lines.append(f"Not run yet: {', '.join(Path(claim).name for claim in missing)}.\n")
+    if question.get("apart"):
+        return "\n".join([*lines, _apart({claim: found for claim, found in folders.items() if found})])
     first = question["runs"][0]
     if not folders[first] or len(missing) == len(folders) - 1:
         return "\n".join(lines)
     runs, _ = collected.collect([folder for found in folders.values() for folder in found])
     systems = collected.systems(runs)
     baseline = next(system for system in systems if system.runs[0].directory in folders[first])
-    for ranking in question["rankings"]:
+    for ranking in RANKINGS:
         published = question.get("published", {}) if ranking == "sampled" else {}
         table = comparison_table.corrected(comparison_table.rows(systems, ranking, METRIC, baseline, published))
         places = " ".join(f"experiments/{claim}-s*" for claim, found in folders.items() if found)
@@ -60,6 +63,22 @@ def answer(question: dict[str, Any], records: Path) -> str:
         lines += [f"- {_use(system)}" for system in systems]
         lines.append("")
     return "\n".join(lines)
+
+
+def _apart(folders: dict[str, list[Path]]) -> str:
+    """A line for each group of runs, which cannot be compared person by person: their splits are not the same."""
+    if not folders:
+        return ""
+    lines = [["runs", "how many", *(f"{ranking} {METRIC.upper()}" for ranking in RANKINGS)], ["---"] * 4]
+    for claim, found in folders.items():
+        tests = [json.loads((folder / "test.json").read_text()) for folder in found]
+        cells = []
+        for ranking in RANKINGS:
+            values = [test[ranking][METRIC] for test in tests]
+            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.4f}{spread}")
+        lines.append([f"`experiments/{claim}-s*`", str(len(found)), *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def sentence(row: Row, baseline: str, ranking: str) -> str:

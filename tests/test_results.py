@@ -137,7 +137,7 @@ def test_the_verdict_is_made_from_records_and_says_what_is_missing(
     assert [event["epoch"] for event in events] == [1, 2] and "root:" not in (kept / "config.yaml").read_text()
 
     names = ["sasrec", "sair", "fpmc", "caser"]
-    question = {"ask": "Who?", "runs": [f"tables/mine/{name}" for name in names], "rankings": ["full"], "use": True}
+    question = {"ask": "Who?", "runs": [f"tables/mine/{name}" for name in names], "use": True}
     text = results.verdict.answer(question, tmp_path)
     assert "Not run yet: caser." in text
     assert "`python -m sairlib.report experiments/tables/mine/sasrec-s* experiments/tables/mine/sair-s*" in text
@@ -145,9 +145,11 @@ def test_the_verdict_is_made_from_records_and_says_what_is_missing(
              for name, seeds in (("sasrec", (1, 2)), ("sair", (1, 2)), ("fpmc", (1,)))}  # fmt: skip
     means = {name: sum(test["full"]["ndcg@10"] for test in own) / len(own) for name, own in tests.items()}
     for system, name in (("SAIR", "sair"), ("FPMC", "fpmc")):
-        said = next(line for line in text.splitlines() if line.startswith("- ") and system in line)
+        said = next(line for line in text.splitlines() if line.startswith("- ") and system in line and "full" in line)
         assert f"{means[name] - means['sasrec']:+.4f} [" in said and ("One seed" in said) == (name == "fpmc")
     assert "SAIR: as if " in text and "SASRec: its records do not say" in text
+    apart = results.verdict.answer({**question, "apart": True}, tmp_path)
+    assert "| `experiments/tables/mine/sair-s*` | 2 | " in apart and f" {means['sair']:.4f} ± " in apart
     empty = results.verdict.answer({**question, "runs": ["tables/mine/none", "tables/mine/sair"]}, tmp_path)
     assert empty == "### Who?\n\nNot run yet: none.\n"
 
