@@ -82,6 +82,10 @@ def test_several_targets_a_user() -> None:
     assert targets(split, Part.VALIDATION) == [(0, 4), (1, 1)]
     assert targets(split, Part.TEST) == [(0, 5), (0, 6), (0, 7), (1, 2), (1, 3), (1, 4)]
     assert leave_last(data(rows), 3, 6).eval_users.tolist() == [0]
+    several = leave_last(data(rows), 2, n_validation=3)
+    assert several.train_lengths.tolist() == [3, 5, 4]
+    assert targets(several, Part.VALIDATION) == [(0, 3), (0, 4), (0, 5)]
+    assert targets(several, Part.TEST) == [(0, 6), (0, 7)]
     one = leave_last(data(rows), 1)
     for part in Part:
         assert targets(one, part) == targets(leave_one_out(data(rows)), part)
@@ -95,6 +99,8 @@ def test_several_targets_a_user() -> None:
         (lambda d: temporal(d, 0.6, 0.4), "nothing is left to train"),
         (lambda d: leave_last(d, 0), "split.n_targets=0: must be 1 or more"),
         (lambda d: leave_last(d, 3, 4), "split.min_actions=4: must be 5 or more"),
+        (lambda d: leave_last(d, 3, 5, 2), "split.min_actions=5: must be 6 or more: 3 test, 2 validate, one trains"),
+        (lambda d: leave_last(d, 3, n_validation=0), "split.n_validation=0: must be 1 or more"),
         (lambda d: leave_last(d, 30), "nobody to evaluate"),
     ],
 )

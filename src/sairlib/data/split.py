@@ -110,27 +110,33 @@ def chronological(dataset: Dataset, share: float = 0.8, min_actions: int = MIN_A
     return _cut(dataset, np.minimum(past, lengths - 1) - 1, min_actions, f"chronological {share} 1")
 
 
-def leave_last(dataset: Dataset, n_targets: int = 10, min_actions: int | None = None) -> Split:
-    """Each user's last ``n_targets`` actions are test targets, each predicted from all before it; the one before them
-    is the validation target, the rest trains.
+def leave_last(dataset: Dataset, n_targets: int = 10, min_actions: int | None = None, n_validation: int = 1) -> Split:
+    """Each user's last ``n_targets`` actions are test targets, each predicted from all before it; the ``n_validation``
+    before them validate, the rest trains.
 
-    Several targets a user make intervals over users narrower than leave-one-out's. Users with fewer than
-    ``min_actions`` actions (by default ``n_targets`` + 2) train on all of them and are not evaluated. UserError as in
-    ``leave_one_out``, and for ``n_targets`` below 1.
+    Several targets a user make intervals over users narrower than leave-one-out's, and the choice of an epoch less a
+    matter of chance. Users with fewer than ``min_actions`` actions (by default one more than are held out) train on
+    all of them and are not evaluated. UserError as in ``leave_one_out``, and for numbers of targets below 1.
     """
-    if n_targets < 1:
-        raise UserError(f"split.n_targets={n_targets}: must be 1 or more")
-    least = n_targets + 2
+    for name, n in (("n_targets", n_targets), ("n_validation", n_validation)):
+        if n < 1:
+            raise UserError(f"split.{name}={n}: must be 1 or more")
+    least = n_targets + n_validation + 1
     if min_actions is not None and min_actions < least:
         raise UserError(
-            f"split.min_actions={min_actions}: must be {least} or more: {n_targets} test, one validates, one trains"
+            f"split.min_actions={min_actions}: must be {least} or more: {n_targets} test, {n_validation} validate, one"
+            " trains"
         )
     lengths = np.diff(dataset.offsets)
-    cut = _cut(dataset, lengths - n_targets - 1, min_actions or least, f"leave-last {n_targets} 1")
+    cut = _cut(dataset, lengths - least + 1, min_actions or least, f"leave-last {n_targets} {n_validation}")
     users = cut.test.users_E
-    ends = np.repeat(lengths[users], n_targets)
-    positions = ends - np.tile(np.arange(n_targets, 0, -1), len(users))
-    return replace(cut, test=Targets(np.repeat(users, n_targets), positions))
+
+    def before(ends_U: Ints, n: int) -> Targets:
+        positions_E = np.repeat(ends_U, n) - np.tile(np.arange(n, 0, -1), len(users))
+        return Targets(np.repeat(users, n), positions_E)
+
+    test, validation = before(lengths[users], n_targets), before(lengths[users] - n_targets, n_validation)
+    return replace(cut, test=test, validation=validation)
 
 
 def _cut(dataset: Dataset, train_lengths: Ints, min_actions: int, name: str) -> Split:
