@@ -78,14 +78,14 @@ def claims(shown: dict[str, Power], of_people: dict[str, Power]) -> list[str]:
     figures = {
         name.removesuffix("-ml-1m"): dict(zip(METRICS, map(float, preset["paper"].split("/")), strict=True))
         for name, preset in presets.items()
-        if "paper" in preset
+        if "paper" in preset and name.endswith("-ml-1m")
     }
     lines = [
         "| SAIR against | metric | claimed | smallest, people alone | smallest, people and seeds | |",
         "|---" * 6 + "|",
     ]
     for name, own in figures.items():
-        for metric in METRICS if name != "sair" else ():
+        for metric in () if name.startswith("sair") else METRICS:
             claimed = figures["sair"][metric] - own[metric]
             people, both = of_people[metric].smallest, shown[metric].smallest
             says = "below both" if claimed < min(people, both) else "above both" if claimed > both else "between"
