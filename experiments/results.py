@@ -11,6 +11,7 @@ of ``training.epochs`` were run. Only the figures of published.yaml are typed by
 
 import json
 import re
+import shlex
 import shutil
 import statistics
 import sys
@@ -70,8 +71,12 @@ def _copy(run_dir: Path, folder: Path) -> None:
     for record in (*RECORDS, *([RANKS] if (run_dir / RANKS).is_file() else [])):
         shutil.copyfile(run_dir / record, folder / record)
     config = OmegaConf.load(run_dir / "config.yaml")
-    del config["data"]  # folders of the machine
+    for name in ("data", "run_dir"):  # folders of the machine
+        config.pop(name, None)
     OmegaConf.save(config, folder / "config.yaml")
+    record = json.loads((folder / "run.json").read_text())
+    words = [word for word in shlex.split(record["command"]) if not re.search(r"run_dir=|sweep\.dir=", word)]
+    (folder / "run.json").write_text(json.dumps({**record, "command": shlex.join(words)}, indent=2) + "\n")
 
 
 class Run:
