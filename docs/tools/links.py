@@ -12,6 +12,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "data/README.md",
     "experiments/FAULTS.md",
+    "experiments/POWER.md",
     "experiments/README.md",
     "experiments/RESULTS.md",
     "experiments/bench/README.md",
