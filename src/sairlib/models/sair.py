@@ -29,8 +29,8 @@ class SAIR(StepModel):
     ``aggregator`` (InterestAggregator) fuses those. The score of an item is <H_id, e_t>.
 
     ``variant``: ``sair``; ``full``: no interaction layer and no selection, all L weighed by softmax of Ca (top_k,
-    weights and interaction_residual are not used); ``label``: the pool is the table of category embeddings (L = T;
-    n_interests is not used).
+    weights and the options of eq. 5 and 6 are not used); ``label``: the pool is the table of category embeddings
+    (L = T; n_interests is not used).
 
     Choices where the paper is unclear, most of them arguments:
 
@@ -57,9 +57,10 @@ class SAIR(StepModel):
     Against the collapse of interests (few of them get all the weight), from the mixture-of-experts literature and all
     off by default:
 
-    13. ``relevance="cosine"`` and ``temperature``: eq. (4) is the cosine of prefix and interest, divided by it.
+    13. ``relevance="cosine"``: eq. (4) is the cosine of prefix and interest. ``temperature`` divides either.
     14. ``choice_noise``: in training, Gaussian noise on the scores of eq. (6) (``nn.interests.noisy``).
-    15. ``balance_weight``: weight of a loss that makes all interests be chosen alike (``nn.interests.imbalance``).
+    15. ``balance_weight``: weight of a loss that makes all interests be chosen alike (``nn.interests.imbalance``). With
+        ``weights="raw"`` the matrices of eq. (5) learn from it alone.
     16. ``pool_start="kmeans"``: C starts as the centroids of the states of some histories, scaled to length 1. At that
         time the states are those of an untrained encoder.
 
