@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sairlib.evaluation import comparison
 from sairlib.run import collected, comparison_table
 from sairlib.run.comparison_table import Row
 
@@ -22,8 +23,9 @@ LEVEL = 0.05
 LEGEND = """\
 Made from [`tables/`](tables) by `experiments/verdict.py`, from the questions of [`verdict.yaml`](verdict.yaml).
 measured: mean over seeds ± their standard deviation. Intervals: 95 %, bootstrap over people. p: paired randomisation
-test over people, corrected by Holm over the table; it asks whether these trained models would differ on other people,
-while the spread of seeds stands beside each mean. smallest: the true difference that so many people and seeds find with
+test over people, corrected by Holm over the table; it asks whether these trained models would differ on other people. A
+system is said to be above another only if the difference is also beyond 1.96 standard errors that count the spread of
+seeds. smallest: the true difference that so many people and seeds find with
 probability 0.8. \\*: the best epoch was the last, validation still rose.
 """
 
@@ -54,7 +56,11 @@ def answer(question: dict[str, Any], records: Path) -> str:
         places = " ".join(f"experiments/{claim}-s*" for claim, found in folders.items() if found)
         lines += [
             f"`python -m sairlib.report {places} baseline='{baseline.name}' ranking={ranking}`\n",
-            *(f"- {sentence(row, baseline.name, ranking)}" for row in table if row.compared is not None),
+            *(
+                f"- {sentence(row, baseline.name, min(len(row.system.runs), len(baseline.runs)), ranking)}"
+                for row in table
+                if row.compared is not None
+            ),
             "",
             comparison_table.markdown(table),
             "",
@@ -81,22 +87,24 @@ def _apart(folders: dict[str, list[Path]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def sentence(row: Row, baseline: str, ranking: str) -> str:
-    """What a comparison with the baseline says, and what it cannot say."""
+def sentence(row: Row, baseline: str, n_seeds: int, ranking: str) -> str:
+    """What a comparison with the baseline says, and what it cannot say. ``n_seeds`` of the side that has fewer."""
     compared, p = row.compared, row.corrected_p
     assert compared is not None and p is not None
-    seeds = len(row.system.runs)
     size = f"{compared.difference:+.4f} [{compared.low:+.4f}, {compared.high:+.4f}] of {ranking} {METRIC.upper()}"
-    if p < LEVEL:
-        side = "above" if compared.difference > 0 else "below"
+    side = "above" if compared.difference > 0 else "below"
+    by_seeds = comparison.LEVEL * compared.smallest / comparison.POWER  # 1.96 standard errors of people and seeds
+    if p < LEVEL and n_seeds > 1 and abs(compared.difference) > by_seeds:
         said = f"**{row.system.name} is {side} {baseline}**: {size}, p {_shown(p)}."
+    elif p < LEVEL:
+        other = "one seed" if n_seeds == 1 else f"{n_seeds} seeds, whose spread alone makes {by_seeds:.4f} possible"
+        said = f"These trainings of {row.system.name} are {side} those of {baseline}: {size}, p {_shown(p)};"
+        said += f" with {other}, others may not be."
     else:
         said = (
             f"No difference between {row.system.name} and {baseline} is shown: {size}, p {_shown(p)};"
             f" one of {compared.smallest:.4f} would have been found with probability 0.8."
         )
-    if seeds == 1:
-        said += " One seed: an anecdote."
     if any(run.rises for run in row.system.runs):
         said += " It was cut while validation still rose: the budgets are not equal."
     return said
