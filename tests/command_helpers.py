@@ -33,6 +33,21 @@ def call(main: Callable[[], None], patch: pytest.MonkeyPatch, *overrides: str) -
     return 0
 
 
+def train_tiny(home: Path, actions: Actions, *models: str) -> None:
+    """Runs of one epoch of these models in ``home``, each in a directory of its name, on a data set of these actions,
+    with titles and genres."""
+    write_data(home, actions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.setenv("SAIRLIB_DATA", str(home / "data"))
+        patch.setenv("SAIRLIB_CACHE", str(home / "cache"))
+        patch.chdir(home)
+        for model in models:
+            width = [] if model == "poprec" else ["model.d=8"]
+            words = [f"model={model}", f"run_dir={model}", "training.epochs=1", *width]
+            assert call(train.main, patch, *TINY, *words) == 0
+
+
 class Commands:
     """Both commands, in a directory of their own with a small data set in place of ml-latest-small."""
 

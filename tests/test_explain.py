@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_helpers import TINY, call, contents, refused, write_data
+from command_helpers import call, contents, refused, train_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import sairlib
-from sairlib import explain, train
+from sairlib import explain
 from sairlib.data.split import Part
 from sairlib.run import explained, histories
 
@@ -24,17 +24,7 @@ ACTIONS = [(user, (3 * user + step) % 40) for user in range(30) for step in rang
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny data set, which has titles and genres, and runs on it."""
     home = tmp_path_factory.mktemp("trained")
-    write_data(home, ACTIONS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYDRA_FULL_ERROR", "0")
-        patch.setenv("SAIRLIB_DATA", str(home / "data"))
-        patch.setenv("SAIRLIB_CACHE", str(home / "cache"))
-        patch.chdir(home)
-        for model in ("sair", "sasrec", "poprec"):
-            width = [] if model == "poprec" else ["model.d=8"]
-            assert (
-                call(train.main, patch, *TINY, f"model={model}", f"run_dir={model}", "training.epochs=1", *width) == 0
-            )
+    train_tiny(home, ACTIONS, "sair", "sasrec", "poprec")
     return home
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from command_helpers import TINY, call, contents, refused, write_data
+from command_helpers import call, contents, refused, train_tiny
 
 import sairlib
-from sairlib import recommend, train
+from sairlib import recommend
 
 Command = Callable[..., tuple[int, str, str]]
 N_USERS, N_ITEMS = 30, 40
@@ -22,15 +22,7 @@ ACTIONS = [(user, (3 * user + step) % N_ITEMS) for user in range(N_USERS) for st
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny data set, which has titles and genres, and runs of SAIR and SASRec on it."""
     home = tmp_path_factory.mktemp("trained")
-    write_data(home, ACTIONS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYDRA_FULL_ERROR", "0")
-        patch.setenv("SAIRLIB_DATA", str(home / "data"))
-        patch.setenv("SAIRLIB_CACHE", str(home / "cache"))
-        patch.chdir(home)
-        for model in ("sair", "sasrec"):
-            words = [f"model={model}", f"run_dir={model}", "model.d=8", "training.epochs=1"]
-            assert call(train.main, patch, *TINY, *words) == 0
+    train_tiny(home, ACTIONS, "sair", "sasrec")
     return home
 
 

@@ -23,6 +23,7 @@ from sairlib.models.sasrec import SASRec
 from sairlib.nn.layers import SelfAttention
 from sairlib.run.log import RunLog
 from sairlib.training.optimisers import RowAdam
+from sairlib.training.requests import Requests
 from sairlib.training.settings import TrainingSettings
 from sairlib.training.trainer import Trainer
 
@@ -50,6 +51,17 @@ def make_trainer(seed: int = 0, sair: bool = False, dropout: float = 0.2, **sett
     chosen = TrainingSettings(**{**own, **settings})
     objective = next_item(store, batch_size=chosen.batch_size)
     return Trainer(model, objective, store, evaluator, chosen, seed, IDENTITY)
+
+
+class Stopping(RunLog):
+    """Asks to stop inside the second epoch."""
+
+    requests: Requests
+
+    def progress(self, items: list[Any], title: str) -> Any:
+        for i, item in enumerate(items):
+            self.requests.stop = title == "epoch 2" and i == 1
+            yield item
 
 
 def row_optimizers(trainer: Trainer) -> list[RowAdam]:

@@ -162,6 +162,15 @@ def identity(config: DictConfig, split: Split) -> dict[str, str]:
     return {"model": str(config.model._target_), "data and split": split.sha256()}
 
 
+def load_unranked(
+    directory: Path, config: DictConfig, device: str, trust: Sequence[str], batch_size: int | None
+) -> Run:
+    """``load_run`` for a command that ranks nothing, with the ``data`` of its ``config``: no candidates are drawn."""
+    evaluation = {"n_candidates": 0, "full": True, "batch_size": batch_size}
+    overrides = OmegaConf.create({"data": config.data, "evaluation": evaluation})
+    return load_run(directory, overrides, device, trust)
+
+
 def load_run(
     directory: Path,
     overrides: DictConfig | None = None,

@@ -72,8 +72,6 @@ def explain(config: "DictConfig") -> None:
     if not config.run:
         raise UserError("which run? Give its directory: python -m sairlib.explain DIR [user=ID ...]")
     with whole_start():  # here, not above: --help must not wait for torch
-        from omegaconf import OmegaConf
-
         from sairlib import build, make
         from sairlib.data.split import Part
         from sairlib.run import explain_pictures, explain_text, explained, histories, history_files, interest_names
@@ -85,9 +83,7 @@ def explain(config: "DictConfig") -> None:
     given = None
     if settings.history is not None:
         given = history_files.read_histories(settings.history, settings.history_format)
-    unranked = {"n_candidates": 0, "full": True, "batch_size": settings.batch_size}  # nothing is evaluated here
-    overrides = OmegaConf.create({"data": config.data, "evaluation": unranked})
-    run = build.load_run(Path(settings.run), overrides, settings.device, settings.trust)
+    run = build.load_unranked(Path(settings.run), config, settings.device, settings.trust, settings.batch_size)
     explained.require(run)
     part = Part(settings.before)
     people = histories.before(run.split, part, n=settings.people)

@@ -87,8 +87,6 @@ def recommend(config: "DictConfig") -> None:
     if not config.run:
         raise UserError("which run? Give its directory: python -m sairlib.recommend DIR user=ID [k=10 ...]")
     with whole_start():  # here, not above: --help must not wait for torch
-        from omegaconf import OmegaConf
-
         from sairlib import build, make
         from sairlib.run import histories as people_of
         from sairlib.run import history_files, list_files
@@ -103,9 +101,7 @@ def recommend(config: "DictConfig") -> None:
     histories = None
     if settings.history is not None:
         histories = history_files.read_histories(settings.history, settings.history_format)
-    unranked = {"n_candidates": 0, "full": True, "batch_size": settings.batch_size}  # nothing is evaluated here
-    overrides = OmegaConf.create({"data": config.data, "evaluation": unranked})
-    run = build.load_run(Path(settings.run), overrides, settings.device, settings.trust)
+    run = build.load_unranked(Path(settings.run), config, settings.device, settings.trust, settings.batch_size)
 
     people = run.people(histories, users)
     as_tables = settings.out is None and format in ("auto", "table")

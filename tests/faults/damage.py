@@ -10,31 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from command_helpers import actions_with_new_last_items, write_data
 from fault import LostError
-from trainer_helpers import make_trainer
+from trainer_helpers import Stopping, make_trainer
 
 import sairlib
 from sairlib.errors import NonFiniteError, Stopped, UserError
-from sairlib.run.log import RunLog
-from sairlib.training.requests import Requests
 
 LONGEST = 20
 """Seconds that a try may take; most take hundredths."""
 RUN = ("model=sasrec", "model.d=8", "max_len=8", "training.epochs=2", "device=cpu", "evaluation.n_candidates=5")
 
 
-class Stopping(RunLog):
+class Silent(Stopping):
     """Asks to stop inside the second epoch, and prints nothing."""
-
-    requests: Requests
-
-    def progress(self, items: list[Any], title: str) -> Any:
-        for i, item in enumerate(items):
-            self.requests.stop = title == "epoch 2" and i == 1
-            yield item
 
     def say(self, line: str) -> None:
         pass
@@ -54,7 +44,7 @@ def stored() -> Path:
     directory = home() / "stopped"
     directory.mkdir()
     trainer = make_trainer(epochs=2)
-    with closing(Stopping(directory)) as log:
+    with closing(Silent(directory)) as log:
         log.requests = trainer.requests
         try:
             trainer.fit(log)

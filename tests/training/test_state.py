@@ -10,28 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from trainer_helpers import assert_equal, make_trainer
+from trainer_helpers import Stopping, assert_equal, make_trainer
 
 from sairlib.errors import Stopped, UserError
 from sairlib.run import checkpoint
-from sairlib.run.log import RunLog
 from sairlib.training import optimisers, state
-from sairlib.training.requests import Requests
 from sairlib.training.trainer import Trainer
 
 PLACE = Path("last.pt")
 Change = Callable[[dict[str, Any]], object]
-
-
-class Stopping(RunLog):
-    """Asks to stop inside the second epoch."""
-
-    requests: Requests
-
-    def progress(self, items: list[Any], title: str) -> Any:
-        for i, item in enumerate(items):
-            self.requests.stop = title == "epoch 2" and i == 1
-            yield item
 
 
 @pytest.fixture(scope="module", params=["adam", "adagrad", "rows"])
