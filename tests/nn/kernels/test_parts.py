@@ -35,9 +35,12 @@ def test_softmax_equals_loops_in_parts_of_any_size(monkeypatch: pytest.MonkeyPat
     assert not to_table[PAD].any() and not to_states[2].any() and to_states[0].any()
 
 
+@pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("at_once", [1, 50, 10**6])
-def test_softmax_of_products_equals_softmax(monkeypatch: pytest.MonkeyPatch, at_once: int, with_bias: bool) -> None:
+def test_softmax_of_products_equals_softmax(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, with_bias: bool, alike: bool
+) -> None:
     table, bias, states, targets, has_target = softmax_inputs()
     monkeypatch.setattr(parts, "SCORES_IN_CACHE", at_once * len(table))
     learned = (table, states, bias) if with_bias else (table, states)
@@ -45,7 +48,16 @@ def test_softmax_of_products_equals_softmax(monkeypatch: pytest.MonkeyPatch, at_
     scores = linear(states, table, bias if with_bias else None)
     whole = -log_softmax(scores[:, 1:], 1).gather(1, (targets - 1).clamp_min(0))
     torch.testing.assert_close(costs[targets != PAD], whole[targets != PAD])
-    torch.testing.assert_close(gradients(costs, targets, *learned), gradients(whole, targets, *learned))
+    torch.testing.assert_close(
+        gradients(costs, targets, *learned, alike=alike), gradients(whole, targets, *learned, alike=alike)
+    )
+
+
+def test_a_target_of_no_chance_has_a_cost() -> None:
+    """Its softmax is 0 in single precision."""
+    states, table = torch.tensor([[1.0], [2.0]], requires_grad=True), torch.tensor([[0.0], [300.0], [0.0]])
+    costs = softmax_of_products(states, table, None, torch.tensor([[2], [1]]), torch.tensor([True, True]))
+    assert costs.tolist() == [[300.0], [0.0]]
 
 
 def softmax_inputs() -> tuple[Tensor, ...]:
@@ -63,6 +75,8 @@ def softmax_inputs() -> tuple[Tensor, ...]:
     )
 
 
-def gradients(costs: Tensor, targets: Tensor, *learned: Tensor) -> tuple[Tensor, ...]:
-    weighted = costs.where(targets != PAD, 0.0) * torch.arange(1, 141).view(70, 2)
+def gradients(costs: Tensor, targets: Tensor, *learned: Tensor, alike: bool = False) -> tuple[Tensor, ...]:
+    """Of a weighted sum of the costs, or of one that weighs them ``alike``."""
+    weights = 3 if alike else torch.arange(1, 141).view(70, 2)
+    weighted = costs.where(targets != PAD, 0.0) * weights
     return torch.autograd.grad(weighted.sum(), learned)
