@@ -13,6 +13,7 @@ from sairlib.batch import PAD, History, State
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part, Split
 from sairlib.errors import NonFiniteError, UserError
+from sairlib.evaluation import counts
 from sairlib.evaluation import evaluator as evaluator_module
 from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.rankings import EvaluationSettings, Ranks
@@ -41,7 +42,7 @@ class Lookup(Head):
         return self.scores_UM[self.users(states)[:, None], items]
 
     def score_shared(self, states: State, items_C: Tensor) -> Tensor:
-        raise NotImplementedError("every held-out item is ranked against candidates of its own")
+        return self.scores_UM[self.users(states)][:, items_C]
 
     def score_all(self, states: State) -> Tensor:
         return self.scores_UM[self.users(states)]
@@ -246,7 +247,12 @@ def test_a_constant_gets_exactly_chance() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", ["target", "candidate"])
 @pytest.mark.parametrize("full", [True, False])
-def test_scores_that_are_no_numbers_are_refused(bad: float, place: str, full: bool) -> None:
+@pytest.mark.parametrize("by_tiles", [True, False])
+def test_scores_that_are_no_numbers_are_refused(
+    monkeypatch: pytest.MonkeyPatch, bad: float, place: str, full: bool, by_tiles: bool
+) -> None:
+    if by_tiles:
+        monkeypatch.setattr(evaluator_module, "SCORES_AT_ONCE", 1)
     split = make_split()
     evaluator = make_evaluator(split, EvaluationSettings(n_candidates=10, full=full))
     assert evaluator.drawn is not None
@@ -271,6 +277,7 @@ def test_scores_of_padding_are_ignored() -> None:
 
 
 def test_neither_batch_size_nor_memory_limit_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counts, "COLUMNS", 7)
     split = make_split(60)
     model = Table(random_scores(split))
 
@@ -280,7 +287,8 @@ def test_neither_batch_size_nor_memory_limit_matters(monkeypatch: pytest.MonkeyP
 
     expected = ranked(4096)
     assert ranked(1) == ranked(7) == expected
-    for limit in (1, 4 * 51):
+    for rows, limit in ((1, 51), (1, 4 * 51), (3, 51)):  # one row at once, four, and tiles
+        monkeypatch.setattr(evaluator_module, "ROWS", rows)
         monkeypatch.setattr(evaluator_module, "SCORES_AT_ONCE", limit)
         assert ranked(7) == ranked(4096) == expected
 

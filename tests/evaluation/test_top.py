@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from sairlib.errors import NonFiniteError
-from sairlib.evaluation import top as tiles
+from sairlib.evaluation import tiles
+from sairlib.evaluation import top as top_module
 from sairlib.evaluation.top import LeftOut, top
 from sairlib.models.recommender import Products
 
@@ -18,8 +19,8 @@ def head(vectors_MD: Tensor) -> Products:
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in (("ROWS", 3), ("COLUMNS", 45), ("GROUP", 4)):  # tiles and groups with a rest
-        monkeypatch.setattr(tiles, name, size)
+    for module, name, size in ((tiles, "ROWS", 3), (top_module, "COLUMNS", 45), (top_module, "GROUP", 4)):
+        monkeypatch.setattr(module, name, size)  # tiles and groups with a rest
 
 
 @pytest.mark.parametrize("k", [1, 5, 20, M, 2 * M])

@@ -12,12 +12,14 @@ from sairlib import processes
 from sairlib.batch import PAD, EvalBatch, History, State, map_state, single
 from sairlib.data.sequences import SequenceStore, Windows
 from sairlib.data.split import Part, Split
-from sairlib.errors import NonFiniteError, UserError, out_of_memory
+from sairlib.errors import UserError, out_of_memory
 from sairlib.evaluation.candidates import Candidates, candidates
+from sairlib.evaluation.counts import better_and_tied, better_and_tied_of_all, require_finite
 from sairlib.evaluation.lists import list_metrics
 from sairlib.evaluation.rankings import SHUFFLED, USERS, EvaluationSettings, Ranks
 from sairlib.evaluation.shuffled import shuffled
-from sairlib.evaluation.top import SCORES_AT_ONCE, top
+from sairlib.evaluation.tiles import ROWS, SCORES_AT_ONCE
+from sairlib.evaluation.top import top
 from sairlib.models.recommender import Recommender, StepModel
 
 Batch = TypeVar("Batch", bound=EvalBatch | Windows)
@@ -64,12 +66,14 @@ class Evaluator:
         counts = {
             name: torch.zeros(shape, dtype=torch.long, device=self.store.device) for name in self.settings.rankings
         }
-        at_once = max(1, SCORES_AT_ONCE // (model.n_items + 1))
+        at_once = SCORES_AT_ONCE // (model.n_items + 1)
+        by_tiles = at_once < ROWS
+        at_once = ROWS if by_tiles else at_once
 
         def count(piece: EvalBatch, states: State) -> None:
             for first in range(0, len(piece.rows_B), at_once):
                 rows = slice(first, first + at_once)
-                self._count(model, part, _take(piece, rows), map_state(itemgetter(rows), states), counts)
+                self._count(model, part, _take(piece, rows), map_state(itemgetter(rows), states), counts, by_tiles)
 
         self._each(model, part, count)
         return {name: Ranks(*processes.total(count).cpu().numpy()) for name, count in counts.items()}
@@ -156,54 +160,37 @@ class Evaluator:
         return EvalBatch(History(users_X, none_X0), self.store.target_items(part, rows_X), rows_X), states
 
     def _count(
-        self, model: Recommender, part: Part, batch: EvalBatch, states: State, counts: dict[str, Tensor]
+        self, model: Recommender, part: Part, batch: EvalBatch, states: State, counts: dict[str, Tensor], by_tiles: bool
     ) -> None:
+        """Add the counts of these targets: from the scores of all items at once, or ``by_tiles``."""
         users_B, targets_B1, rows_B = batch.history.users_B, batch.targets_B[:, None], batch.rows_B
         drawn_BC = self._drawn_EC[part][rows_B] if self.drawn else None
-        if self.settings.full or self.settings.full_with_history:
+        left_out = {}
+        if self.settings.full_with_history:
+            left_out["full_with_history"] = targets_B1[:, :0]
+        if self.settings.full:
+            left_out["full"] = self.store.had(part, rows_B)
+        if left_out and not by_tiles:
             all_BM = model.head.score_all(states).float()
             target_B1 = all_BM.gather(1, targets_B1)
-            _require_finite(all_BM[:, 1:], target_B1, model, users_B)  # column PAD holds no score
+            require_finite(all_BM[:, 1:], target_B1, model, users_B)  # column PAD holds no score
             sampled_BC = None if drawn_BC is None else all_BM.gather(1, drawn_BC)
-            left_out_BX = torch.cat([torch.full_like(targets_B1, PAD), targets_B1], 1)
-            if self.settings.full_with_history:
-                counts["full_with_history"][:, rows_B] = _better_and_tied(all_BM, target_B1, left_out_BX)
-            if self.settings.full:
-                left_out_BX = torch.cat([left_out_BX, self.store.had(part, rows_B)], 1)
-                counts["full"][:, rows_B] = _better_and_tied(all_BM, target_B1, left_out_BX)
+            own_BX = torch.cat([torch.full_like(targets_B1, PAD), targets_B1], 1)
+            for name, left_out_BX in left_out.items():
+                counts[name][:, rows_B] = better_and_tied(all_BM, target_B1, torch.cat([own_BX, left_out_BX], 1))
         else:
-            assert drawn_BC is not None
-            scored_BC = model.head.score(states, torch.cat([targets_B1, drawn_BC], 1)).float()
-            target_B1, sampled_BC = scored_BC[:, :1], scored_BC[:, 1:]
-            _require_finite(sampled_BC.where(drawn_BC != PAD, 0.0), target_B1, model, users_B)
+            for name, left_out_BX in left_out.items():
+                counts[name][:, rows_B] = better_and_tied_of_all(model, states, users_B, batch.targets_B, left_out_BX)
+            if drawn_BC is not None:
+                scored_BC = model.head.score(states, torch.cat([targets_B1, drawn_BC], 1)).float()
+                target_B1, sampled_BC = scored_BC[:, :1], scored_BC[:, 1:]
+                require_finite(sampled_BC.where(drawn_BC != PAD, 0.0), target_B1, model, users_B)
         if drawn_BC is not None and sampled_BC is not None:
             real_BC = sampled_BC.where(drawn_BC != PAD, -torch.inf)
-            counts["sampled"][:, rows_B] = _better_and_tied(real_BC, target_B1)
-
-
-def _better_and_tied(scores_BC: Tensor, target_B1: Tensor, left_out_BX: Tensor | None = None) -> Tensor:
-    """How many scores of each row are above, and equal to, the target's (2, B), without columns ``left_out_BX``."""
-    # Summing floats is exact below 2^24 items, and on a CPU takes a fifth of the time of summing booleans.
-    ones_BC = torch.empty_like(scores_BC)
-    sums = []
-    for compare in (torch.gt, torch.ge):
-        compare(scores_BC, target_B1, out=ones_BC)
-        if left_out_BX is not None:
-            ones_BC.scatter_(1, left_out_BX, 0.0)  # not in scores_BC, which belongs to the model
-        sums.append(ones_BC.sum(1))
-    better_B, at_least_B = sums
-    return torch.stack([better_B, at_least_B - better_B]).long()
+            counts["sampled"][:, rows_B] = better_and_tied(real_BC, target_B1)
 
 
 def _take(batch: Batch, rows: slice) -> Batch:
     users_B, items_BN, times_BN = batch.history
     history = History(users_B[rows], items_BN[rows], None if times_BN is None else times_BN[rows])
     return type(batch)(history, batch[1][rows], batch[2][rows])
-
-
-def _require_finite(scores_BC: Tensor, target_B1: Tensor, model: Recommender, users_B: Tensor) -> None:
-    # A sum is finite iff all its terms are, but for overflow, which is an error too. This needs no mask in memory.
-    sums_B = scores_BC.sum(1) + target_B1[:, 0]
-    if not torch.isfinite(sums_B).all():
-        user = int(users_B[int((~torch.isfinite(sums_B)).nonzero()[0])])
-        raise NonFiniteError(f"{type(model).__name__} gives NaN or inf as a score of user number {user}")

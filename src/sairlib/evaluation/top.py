@@ -3,18 +3,16 @@
 from operator import itemgetter
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sairlib.batch import PAD, State, as_rows, map_state
 from sairlib.errors import NonFiniteError
+from sairlib.evaluation.tiles import rows_at_once, tiles
 from sairlib.models.recommender import Head
 
-SCORES_AT_ONCE = 2**23
-"""How many scores are held at once: 32 MB in fp32, for any number of histories and items."""
-ROWS, COLUMNS = 256, 8192
-"""Scores of a tile on a CPU: so few that they are still in its cache when they are looked at."""
+COLUMNS = 8192
+"""Items of a tile."""
 GROUP = 8
 """How many scores of a tile stand together for the first look."""
 
@@ -50,7 +48,7 @@ def top(
         items_C, left_out = torch.arange(1, n_items + 1, device=device), LeftOut(left_out.rows_X, left_out.items_X - 1)
     else:
         items_C, left_out = allowed_C, _columns(left_out, allowed_C)
-    at_once = ROWS if device.type == "cpu" else SCORES_AT_ONCE // COLUMNS
+    at_once = rows_at_once(device)
     starts = range(0, max(1, len(as_rows(states)[0])), at_once)
     ends = torch.searchsorted(left_out.rows_X, torch.tensor([*starts, 2**62], device=device)).tolist()
     pieces = []
@@ -78,23 +76,14 @@ def _columns(left_out: LeftOut, items_C: Tensor) -> LeftOut:
 def _top(head: Head, states: State, k: int, rows_X: Tensor, columns_X: Tensor, items_C: Tensor) -> Top:
     """Tile by tile: scores, and the best of these and of the tiles before."""
     n_rows, k = len(as_rows(states)[0]), min(k, len(items_C))
-    starts = range(0, len(items_C), COLUMNS)
-    keys_X = columns_X * n_rows + rows_X
-    # On a CPU, numpy's sort is much faster than torch's.
-    keys_X = torch.from_numpy(np.sort(keys_X.numpy())) if keys_X.device.type == "cpu" else keys_X.sort().values
-    edges = torch.tensor([*starts, len(items_C)], device=items_C.device)
-    ends = torch.searchsorted(keys_X, edges * n_rows).tolist()
     best = Top(items_C.new_full((n_rows, k), PAD), torch.full((n_rows, k), -torch.inf, device=items_C.device))
-    for number, start in enumerate(starts):
-        tile_C = items_C[start : start + COLUMNS]
-        scores_BC = head.score_shared(states, tile_C).float().contiguous()
+    for start, scores_BC, left_out_X in tiles(head, states, items_C, rows_X, columns_X, COLUMNS):
         if not torch.isfinite(scores_BC.sum(1)).all():  # a sum is finite iff all its terms are, but for overflow
             raise NonFiniteError("the model gives NaN or inf as a score")
-        own_X = keys_X[ends[number] : ends[number + 1]]
-        scores_BC.view(-1).index_fill_(0, own_X % n_rows * len(tile_C) + own_X // n_rows - start, -torch.inf)
+        scores_BC.view(-1).index_fill_(0, left_out_X, -torch.inf)
         found = _best(scores_BC, k)
         scores_BK = torch.cat([best.scores_BK, found.scores_BK], 1)
-        items_BK = torch.cat([best.items_BK, tile_C[found.items_BK]], 1)
+        items_BK = torch.cat([best.items_BK, items_C[start + found.items_BK]], 1)
         scores_BK, at_BK = scores_BK.topk(k)
         best = Top(items_BK.gather(1, at_BK), scores_BK)
     return Top(best.items_BK.where(best.scores_BK > -torch.inf, PAD), best.scores_BK)
