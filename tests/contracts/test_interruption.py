@@ -25,6 +25,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+CHOICES = "sair model.choice_noise=1 model.balance_weight=0.1 model.pool_start=kmeans training.ema=0.9"
+"""What an option remembers between steps, or draws, is of the state, too."""
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: none has run this yet")
 
 
@@ -35,12 +37,13 @@ def kernels_put_back() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in UNTRAINED])
+@pytest.mark.parametrize("name", [name for name in [*MODELS, CHOICES] if name not in UNTRAINED])
 def test_a_model_is_resumed_inside_an_epoch_to_the_last_bit(
     name: str, device: str, data: Path, tmp_path: Path, kernels_put_back: None
 ) -> None:
     words = (
-        *(f"model={name}", f"data.root={data / 'data'}", f"data.cache={data / 'cache'}", "max_len=8"),
+        *f"model={name}".split(),
+        *(f"data.root={data / 'data'}", f"data.cache={data / 'cache'}", "max_len=8"),
         *(f"device={device}", "deterministic=true"),  # on a CPU too: nothing that a model does there refuses it
         *("training.epochs=2", "training.batch_size=16", "evaluation.n_candidates=5"),
     )
