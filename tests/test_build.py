@@ -210,6 +210,14 @@ def test_a_bad_setting_is_named(key: str, value: object, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("words", ["4", "x", "[1,a]", "[]"])
+def test_a_setting_that_is_a_list_is_checked(words: str) -> None:
+    config = composed("model=nextitnet", f"model.dilations={words}")
+    with pytest.raises(UserError, match=r"^model.*dilations=.*: (must be a list|give one or more)") as error:
+        build.model(config, small_split(with_categories=False), torch.device("cpu"))
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no run \(no config\.yaml in it\)"):
         build.load_run(tmp_path)

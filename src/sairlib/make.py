@@ -1,14 +1,14 @@
 """The objects that a configuration names, checked before they are made."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from types import NoneType
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sairlib.configuration import literal
@@ -145,7 +145,9 @@ def _check_types(own: DictConfig, where: str) -> Mapping[str, inspect.Parameter]
         if type(value) is int and abs(value) > largest:
             raise UserError(f"{where}.{name}={value}: must be at most {largest:,}")
         expected = parameters[name].annotation if name in parameters else None
-        kinds = get_args(expected) or (expected,)  # of int | None: both
+        if get_origin(expected) is Sequence and not isinstance(value, ListConfig):
+            raise UserError(f"{where}.{name}={value}: must be a list, as in [1, 2]")
+        kinds = get_args(expected) if isinstance(expected, UnionType) else (expected,)  # of int | None: both
         if (
             all(kind in PLAIN for kind in kinds)
             and type(value) not in kinds
