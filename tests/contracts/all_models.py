@@ -30,7 +30,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 UNTRAINED = {"poprec"}
 """Models that only count: nothing to train."""
-NO_MEMORY = UNTRAINED | {"attrec", "attrec-inner", "bpr-mf", "fmc", "sine", "transrec"}
+NO_MEMORY = UNTRAINED | {"attrec", "attrec-inner", "bpr-mf", "fmc", "shan", "sine", "transrec"}
 """Models that see too little of the history, or hold too little, to distinguish all prefixes of all users."""
 
 

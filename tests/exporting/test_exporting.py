@@ -26,7 +26,7 @@ from sairlib.models.recommender import Recommender
 from sairlib.models.transrec import TransRec
 from sairlib.run.finished import Run
 
-USERS = {"attrec", "attrec-inner", "bpr-mf", "caser", "fpmc", "transrec"}
+USERS = {"attrec", "attrec-inner", "bpr-mf", "caser", "fpmc", "shan", "transrec"}
 """Models with a vector for each user."""
 NOT_EXPORTED: set[str] = set()
 """Models that torch.export cannot follow."""
