@@ -28,10 +28,10 @@ from sairlib.training.gbce import GBCE
 from sairlib.training.losses import BCE, DrawnLoss
 from sairlib.training.negatives import Uniform
 from sairlib.training.objectives import NextItem
-from sairlib.training.pairwise_losses import BPR, BPRMax, Hinge
+from sairlib.training.pairwise_losses import BPR, TOP1, BPRMax, Hinge, TOP1Max
 from sairlib.training.softmax_losses import SampledSoftmax
 
-DRAWN = [BCE(), GBCE(M), BPR(), BPRMax(), Hinge(), SampledSoftmax()]
+DRAWN = [BCE(), GBCE(M), BPR(), BPRMax(), TOP1(), TOP1Max(), Hinge(), SampledSoftmax()]
 
 
 @every_model
@@ -88,9 +88,7 @@ def test_the_seed_decides_the_weights_after_an_epoch(name: str) -> None:
 
 
 @every_model
-@pytest.mark.parametrize(
-    "cost", [BCE(), GBCE(M), BPR(), BPRMax(), Hinge(), SampledSoftmax()], ids=lambda cost: cost.name
-)
+@pytest.mark.parametrize("cost", DRAWN, ids=lambda cost: cost.name)
 def test_a_single_target_costs_what_it_costs_among_others(name: str, cost: DrawnLoss) -> None:
     """A batch of one user with one step: its own negatives are then the same for all. One of them is PAD."""
     model = perturbed_model(name)

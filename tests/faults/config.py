@@ -42,7 +42,7 @@ GROUPS = {
         "lightsans",
         "transrec",
     ],
-    "loss": ["bce", "bpr", "bpr_max", "gbce", "hinge", "sampled_softmax", "softmax"],
+    "loss": ["bce", "bpr", "bpr_max", "gbce", "hinge", "sampled_softmax", "softmax", "top1", "top1_max"],
     "negatives": ["uniform", "shared", "popular", "none"],
     "objective": ["next_item", "prefix", "cloze"],
     "split": ["leave-one-out", "chronological"],

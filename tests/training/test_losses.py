@@ -20,7 +20,7 @@ from sairlib.nn.kernels import parts
 from sairlib.training.gbce import GBCE
 from sairlib.training.losses import BCE, DrawnLoss, Loss
 from sairlib.training.negatives import Uniform
-from sairlib.training.pairwise_losses import BPR, BPRMax, Hinge
+from sairlib.training.pairwise_losses import BPR, TOP1, BPRMax, Hinge, TOP1Max
 from sairlib.training.softmax_losses import SampledSoftmax, Softmax
 
 N_ITEMS = 9
@@ -53,6 +53,15 @@ def bpr_max(positive: float, negatives: list[float], expected: float, regularisa
     return -math.log(likely) + regularisation * sum(w * s**2 for w, s in zip(weights, negatives, strict=True))
 
 
+def top1(positive: float, negatives: list[float], expected: float) -> float:
+    return sum(sigmoid(s - positive) + sigmoid(s * s) for s in negatives) / max(1, len(negatives))
+
+
+def top1_max(positive: float, negatives: list[float], expected: float) -> float:
+    weights = [math.exp(s) / sum(map(math.exp, negatives)) for s in negatives]
+    return sum(w * (sigmoid(s - positive) + sigmoid(s * s)) for w, s in zip(weights, negatives, strict=True))
+
+
 def hinge(positive: float, negatives: list[float], expected: float, margin: float) -> float:
     return sum(max(0.0, margin + s - positive) for s in negatives)
 
@@ -67,6 +76,8 @@ PAIRS: list[tuple[DrawnLoss, Callable[..., float]]] = [
     (GBCE(N_ITEMS, t=0.6), partial(gbce, t=0.6)),
     (BPR(), bpr),
     (BPRMax(regularisation=0.3), partial(bpr_max, regularisation=0.3)),
+    (TOP1(), top1),
+    (TOP1Max(), top1_max),
     (Hinge(margin=0.7), partial(hinge, margin=0.7)),
     (SampledSoftmax(logq=True), partial(sampled_softmax, logq=True)),
     (SampledSoftmax(logq=False), partial(sampled_softmax, logq=False)),

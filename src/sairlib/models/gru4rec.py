@@ -25,8 +25,9 @@ class GRU4Rec(StepModel):
       ``d``, a linear layer maps h_t to d. ``tied=False``: another table, of width ``d_hidden``, for the scores.
     - ``embedding_dropout`` and ``hidden_dropout``: the inner and the outer Dropout above.
 
-    ``model=gru4rec`` is the network of 2016 with its BPR loss, ``model=gru4rec-plus`` that of 2018 with BPR-max; the
-    experiments of these names draw the negatives as similarly to the papers as possible.
+    ``model=gru4rec`` is the network of 2016 with its BPR loss, ``model=gru4rec-plus`` that of 2018 with BPR-max. The
+    papers' other losses are ``loss=top1`` and ``loss=top1_max``. The experiments of these names draw the negatives as
+    similarly to the papers as possible.
 
     Parts of the original that are missing here:
 
@@ -36,7 +37,7 @@ class GRU4Rec(StepModel):
        whole batch by count ^ alpha, like the additional samples of 2018, and alpha = 1 corresponds to mini-batches.
     3. Dropout of the state that is passed to the next step, as in the authors' code. Here only the outputs of a layer
        are dropped out, not the recurrence.
-    4. TOP1 and TOP1-max, an activation of the scores (tanh, ELU), momentum, one-hot input without a table.
+    4. An activation of the scores (tanh, ELU), momentum, one-hot input without a table.
 
     Deviations from the papers:
 

@@ -1,4 +1,4 @@
-"""Losses that compare a target with each negative: BPR, BPR-max, hinge."""
+"""Losses that compare a target with each negative: BPR, BPR-max, TOP1, TOP1-max, hinge."""
 
 from dataclasses import dataclass
 from typing import final
@@ -34,12 +34,49 @@ class BPRMax(DrawnLoss):
     regularisation: float = 1.0
 
     def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        none = ~counts[..., 1:].any(-1, keepdim=True)  # without negatives that count, the cost is 0
-        negatives = scores[..., 1:].masked_fill(~(counts[..., 1:] | none), -torch.inf)
-        log_weights = log_softmax(negatives, -1)
+        log_weights, none = weights_of_negatives(scores, counts)
         log_likelihood = torch.logsumexp(log_weights + logsigmoid(scores[..., :1] - scores[..., 1:]), -1)
         penalty = (log_weights.exp() * scores[..., 1:].square()).sum(-1)
-        return (self.regularisation * penalty - log_likelihood).masked_fill(none[..., 0], 0.0)
+        return (self.regularisation * penalty - log_likelihood).masked_fill(none, 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class TOP1(DrawnLoss):
+    """sigmoid(s- - s+) + sigmoid(s-^2), averaged over the negatives (Hidasi et al., 2016).
+
+    The second term draws the scores of negatives to 0. The authors' code averages over the target as well, and then
+    subtracts its second term.
+    """
+
+    name = "top1"
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        return sum_over_negatives(top1_costs(scores), counts) / counts[..., 1:].sum(-1).clamp_min(1)
+
+
+@final
+@dataclass(frozen=True)
+class TOP1Max(DrawnLoss):
+    """sum w- (sigmoid(s- - s+) + sigmoid(s-^2)), w- the softmax of the negatives (Hidasi and Karatzoglou, 2018)."""
+
+    name = "top1_max"
+
+    def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
+        log_weights, none = weights_of_negatives(scores, counts)
+        return (log_weights.exp() * top1_costs(scores)).sum(-1).masked_fill(none, 0.0)
+
+
+def top1_costs(scores: Tensor) -> Tensor:
+    """sigmoid(s- - s+) + sigmoid(s-^2) of each negative (..., C)."""
+    return (scores[..., 1:] - scores[..., :1]).sigmoid() + scores[..., 1:].square().sigmoid()
+
+
+def weights_of_negatives(scores: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms (..., C) of the softmax of the negatives that count, and where there are none (...)."""
+    none = ~counts[..., 1:].any(-1, keepdim=True)  # without negatives that count, all weigh the same: finite
+    negatives = scores[..., 1:].masked_fill(~(counts[..., 1:] | none), -torch.inf)
+    return log_softmax(negatives, -1), none[..., 0]
 
 
 @final
