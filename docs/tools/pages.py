@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -134,7 +134,9 @@ def settings(cls: type, names: list[str]) -> str:
         cells = []
         for name in names:
             value = configs[name].model[key]
-            cells.append(f"`{_class_name(value) if isinstance(value, DictConfig) else json.dumps(value)}`")
+            part = isinstance(value, DictConfig)
+            plain = list(value) if isinstance(value, ListConfig) else value
+            cells.append(f"`{_class_name(value) if part else json.dumps(plain)}`")
         rows.append([f"`model.{key}`", *cells])
     rows += [[f"`{group}`", *(f"`{_class_name(configs[name][group])}`" for name in names)] for group in OURS]
     head = ["", *(f"`model={name}`" for name in names)]
