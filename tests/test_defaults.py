@@ -12,7 +12,7 @@ from sairlib import build
 
 CONF = Path(build.CONFIG_PATH)
 pytestmark = pytest.mark.skipif(not CONF.is_dir(), reason="needs a checkout: the names come from its conf/")
-GROUPS = ("model", "model/encoder", "loss", "negatives", "objective", "split")
+GROUPS = ("model", "model/encoder", "model/attention", "loss", "negatives", "objective", "split")
 NAMES = [f"{group}/{path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 PARTS = [name for name in NAMES if name != "negatives/none"]
 MEANT = {
@@ -28,7 +28,10 @@ MEANT = {
 @pytest.mark.parametrize("part", PARTS)
 def test_a_default_of_a_part_is_the_same_in_its_yaml_and_in_python(part: str) -> None:
     group, _, name = part.rpartition("/")
-    words = [f"{group}={name}", *(["model=sair"] if group == "model/encoder" else [])]
+    words = [
+        f"{group}={name}",
+        *({"model/encoder": ["model=sair"], "model/attention": ["model=sasrec"]}.get(group, [])),
+    ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = OmegaConf.select(compose("train", words), group.replace("/", "."))
     takes = inspect.signature(get_object(config._target_)).parameters

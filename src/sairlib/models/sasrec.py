@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sairlib.batch import PAD, History
 from sairlib.models.recommender import Head, Products, StepModel
-from sairlib.nn.layers import ItemEncoder, SelfAttention, Table, UserTable
+from sairlib.nn.layers import AttentionPart, ItemEncoder, SelfAttention, Table, UserTable
 
 
 @final
@@ -35,8 +35,9 @@ class SASRec(StepModel):
        only, and computes keys and values from the input itself; adds the NORMALISED input as the residual; has biases
        in Q, K and V; and has dropout of attention weights (``attention_dropout`` here). ``output_projection`` adds the
        output matrix of PyTorch's multi-head attention, which neither has.
-    5. Two options of later work, off by default: ``ffn_width``, W1 and W2 of another inner width than d; ``gated``,
-       each g(...) times sigmoid(x W).
+    5. Options of later work, off by default: ``ffn_width``, W1 and W2 of another inner width than d; ``gated``, each
+       g(...) times sigmoid(x W); ``attention``, a part in the place of softmax(QK^T / sqrt(d)) V
+       (``model/attention=linformer``).
     6. Embeddings start Xavier-uniform (the default in the authors' framework); the paper does not say.
     """
 
@@ -59,6 +60,7 @@ class SASRec(StepModel):
         output_projection: bool = False,
         ffn_width: int | None = None,
         gated: bool = False,
+        attention: AttentionPart | None = None,
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -72,6 +74,7 @@ class SASRec(StepModel):
             output_projection=output_projection,
             ffn_width=ffn_width,
             gated=gated,
+            attention=attention,
         )
         positions = "newest" if positional_embedding else None
         self.encoder = ItemEncoder(n_items, max_len, d, dropout, blocks, positions=positions, scale_items=scale_items)

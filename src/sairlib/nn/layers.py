@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeAlias, cast, final
 
 import torch
@@ -83,7 +84,27 @@ class UserTable(Table):
         return torch.where(known[..., None], super().forward(ids.clamp(min=0)), self.weight.mean(0))
 
 
-class CausalAttention(nn.Module):
+class Attention(nn.Module, ABC):
+    """From one vector per step to a mixture per step, of the steps up to it."""
+
+    @abstractmethod
+    def forward(self, states_BND: Tensor) -> Tensor:
+        """Mixtures (B, N, D)."""
+
+    def at_steps(self, states_BND: Tensor, steps_B: Tensor) -> Tensor:
+        """``forward(states_BND)`` at only one step of each row (B, D), for evaluation."""
+        return at_steps(self(states_BND), steps_B)
+
+    def weights(self, states_BND: Tensor) -> Tensor | None:
+        """The weights (B, H, N, N) with which each step attends to each; None if they are not of single steps."""
+        return None
+
+
+AttentionPart: TypeAlias = Callable[[int, int], Attention]
+"""Makes an attention from a width and a number of heads."""
+
+
+class CausalAttention(Attention):
     """softmax(Q K^T / sqrt(D / H)) V with a causal mask, over (B, N, D).
 
     Sequences are right-padded (see ``batch.py``), so no real step sees padding and no padding mask is needed.
@@ -176,6 +197,7 @@ class Block(nn.Module):
     residual: False omits ``x +`` (row 3 of the paper's ablation).
     ffn_width: of the feed-forward net's inner layer; None for D, the paper's.
     gated: g(...) times sigmoid(x W), as in LiGR (Borisyuk et al., 2025).
+    attention: another one in place of the full one, whose options ``attention_dropout`` and ``output_projection`` are.
     """
 
     def __init__(
@@ -189,14 +211,20 @@ class Block(nn.Module):
         output_projection: bool = False,
         ffn_width: int | None = None,
         gated: bool = False,
+        attention: AttentionPart | None = None,
     ) -> None:
         super().__init__()
+        if attention is not None and (attention_dropout or output_projection):
+            raise UserError(
+                "attention_dropout and output_projection are of the full attention; leave them out with another"
+            )
         if norm not in NORMS:
             raise UserError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
         self.pre = norm == "pre"
         self.residual = residual
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = CausalAttention(width, n_heads, attention_dropout, output_projection)
+        full = partial(CausalAttention, dropout=attention_dropout, output_projection=output_projection)
+        self.attention = (attention or full)(width, n_heads)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, dropout, ffn_width)
         self.attention_gate = nn.Linear(width, width, bias=False) if gated else None
@@ -212,8 +240,8 @@ class Block(nn.Module):
         mixed_BD = self.attention.at_steps(self.attention_norm(states_BND) if self.pre else states_BND, steps_B)
         return self._rest(at_steps(states_BND, steps_B), mixed_BD)
 
-    def attention_weights(self, states_BND: Tensor) -> Tensor:
-        """The weights (B, H, N, N) of the attention in ``forward(states_BND)``."""
+    def attention_weights(self, states_BND: Tensor) -> Tensor | None:
+        """The weights (B, H, N, N) of the attention in ``forward(states_BND)``, if they are of single steps."""
         return self.attention.weights(self.attention_norm(states_BND) if self.pre else states_BND)
 
     def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
@@ -266,12 +294,24 @@ class SelfAttention(Encoder):
         output_projection: bool = False,
         ffn_width: int | None = None,
         gated: bool = False,
+        attention: AttentionPart | None = None,
     ) -> None:
         super().__init__()
         if n_blocks < 0:
             raise UserError(f"n_blocks must be 0 or more, not {n_blocks}")
         self.blocks = nn.ModuleList(
-            Block(width, n_heads, dropout, norm, residual, attention_dropout, output_projection, ffn_width, gated)
+            Block(
+                width,
+                n_heads,
+                dropout,
+                norm,
+                residual,
+                attention_dropout,
+                output_projection,
+                ffn_width,
+                gated,
+                attention,
+            )
             for _ in range(n_blocks)
         )
         # Pre-norm blocks never normalise their residual stream: without this the scores get it unnormalised.
@@ -294,7 +334,9 @@ class SelfAttention(Encoder):
 
     def attentions(self, steps_BND: Tensor) -> Iterator[Tensor]:
         for block in self.blocks:
-            yield cast(Block, block).attention_weights(steps_BND)
+            weights_BHNN = cast(Block, block).attention_weights(steps_BND)
+            if weights_BHNN is not None:
+                yield weights_BHNN
             steps_BND = block(steps_BND)
 
 
