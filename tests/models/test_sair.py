@@ -198,7 +198,7 @@ def test_both_attentions_are_causal_by_gradient() -> None:
     model = make_model().train()
     seen: list[Tensor] = []
     model.encoder.item_embedding.register_forward_hook(lambda module, given, output: seen.append(output))
-    states_BND, retrieved = model.retrieve(padded(HISTORIES)[2:3])
+    states_BND, retrieved = model.retrieve(history(padded(HISTORIES)[2:3]))
     fused_BND = model.aggregator(states_BND, model.pool_LD, retrieved)
     for name, values in {"states": states_BND, **retrieved._asdict(), "fused": fused_BND}.items():
         if name == "kept_BNK":
@@ -213,7 +213,7 @@ def test_both_attentions_are_causal_by_gradient() -> None:
 def test_diagnose_counts_real_steps_alone() -> None:
     model = make_model()
     diagnosis = model.diagnose(history(padded(HISTORIES)))
-    _, retrieved = model.retrieve(padded(HISTORIES))
+    _, retrieved = model.retrieve(history(padded(HISTORIES)))
     counts, weights, steps = np.zeros(L), np.zeros(L), 0
     for user, row in enumerate(HISTORIES):
         for t in range(len(row)):
@@ -281,7 +281,7 @@ def test_the_entropy_of_two_interests_is_between_one_alone_and_both_alike() -> N
 @pytest.mark.parametrize("weights", ["raw", "interacted"])
 def test_the_balance_is_the_formula_over_real_steps_and_teaches_the_choice(weights: str) -> None:
     model = make_model(balance_weight=0.5, dropout=0.0, weights=weights).train()
-    _, retrieved = model.retrieve(padded(HISTORIES))
+    _, retrieved = model.retrieve(history(padded(HISTORIES)))
     steps = [(user, t) for user, row in enumerate(HISTORIES) for t in range(len(row))]
     interacted = [retrieved.interacted_BNL[step].detach().numpy() for step in steps]
     expected = imbalance(interacted, [retrieved.kept_BNK[step].tolist() for step in steps])
@@ -312,7 +312,7 @@ def test_noise_changes_which_interests_are_kept_in_training_alone() -> None:
     model, quiet = make_model(choice_noise=1.0, dropout=0.0), make_model(dropout=0.0)
     assert all(torch.equal(a, b) for a, b in zip(scores(model), scores(quiet), strict=True))
     items_BN = padded(HISTORIES * 50)
-    plain, noisy = quiet.retrieve(items_BN)[1], model.train().retrieve(items_BN)[1]
+    plain, noisy = quiet.retrieve(history(items_BN))[1], model.train().retrieve(history(items_BN))[1]
     assert torch.equal(plain.interacted_BNL, noisy.interacted_BNL)
     kept = noisy.kept_BNK
     moved = (kept != plain.kept_BNK).any(-1)[items_BN != PAD].float().mean()
@@ -345,7 +345,7 @@ def test_kmeans_finds_groups_and_starts_the_pool_from_them() -> None:
 @pytest.mark.parametrize("options", [{}, {"relevance": "cosine", "temperature": 0.2}], ids=str)
 def test_the_weights_of_the_interaction_are_those_that_mix_the_relevances(options: dict[str, Any]) -> None:
     model, items_BN = make_model(**options), padded(HISTORIES)
-    _, retrieved = model.retrieve(items_BN)
+    _, retrieved = model.retrieve(history(items_BN))
     weights_BHNN = dict(model.attentions(history(items_BN)))["interaction"]
     values_BNL = retrieved.relevance_BNL @ model.get_parameter(INTERACTION).chunk(3)[2].T
     real_BN = items_BN != PAD

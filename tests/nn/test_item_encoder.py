@@ -4,11 +4,13 @@ The equations are tested in tests/models.
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
+from typing import final
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sairlib.batch import PAD
 from sairlib.errors import UserError
@@ -99,6 +101,32 @@ def test_an_encoder_is_causal_by_gradient(part: EncoderPart) -> None:
     for t in range(5):
         (gradient,) = torch.autograd.grad((states_BND[:, t] @ torch.randn(4)).sum(), steps_BND, retain_graph=True)
         assert gradient[:, t].any() and not gradient[:, t + 1 :].any()
+
+
+@final
+class Clock(Encoder):
+    """Each step's own time in place of its vector; attends to the steps by their times."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:
+        assert times_BN is not None
+        return times_BN[..., None].expand(-1, -1, self.width).float()
+
+    def attentions(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Iterator[Tensor]:
+        assert times_BN is not None
+        yield times_BN[:, None, None].float()
+
+
+def test_an_encoder_gets_the_times_of_its_steps() -> None:
+    encoder = ItemEncoder(9, 3, 2, 0.0, Clock)
+    items_BN, times_BN = torch.tensor([[3, 1, 0], [9, 2, 6]]), torch.tensor([[10, 20, 0], [5, 6, 7]])
+    assert encoder(items_BN, times_BN)[..., 1].tolist() == times_BN.tolist()
+    assert encoder.newest(items_BN, times_BN).tolist() == [[20, 20], [7, 7]]
+    [(name, weights_BHNN)] = encoder.attentions(items_BN, times_BN)
+    assert name == "block 1" and weights_BHNN[:, 0, 0].tolist() == times_BN.tolist()
 
 
 def test_a_recurrent_encoder_is_gated_units_on_one_another() -> None:

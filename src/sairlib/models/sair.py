@@ -165,19 +165,19 @@ class SAIR(StepModel):
     def prepare(self, counts_M: Tensor, history: History) -> None:
         if self.pool_start == "kmeans":
             self.eval()
-            states_XD = self.encoder(history.items_BN)[history.items_BN != PAD]
+            states_XD = self.encoder(history.items_BN, history.times_BN)[history.items_BN != PAD]
             chosen = torch.randperm(len(states_XD), device=states_XD.device)[:MOST_POINTS]
             self.learned_pool_LD.copy_(normalize(centroids(states_XD[chosen], len(self.learned_pool_LD)), dim=-1))
 
     def encode(self, history: History) -> Tensor:
-        states_BND, retrieved = self.retrieve(history.items_BN)
+        states_BND, retrieved = self.retrieve(history)
         if self.training and self.balance_weight:
             self._imbalance = imbalance(retrieved, history.items_BN != PAD)
         fused_BND: Tensor = self.aggregator(states_BND, self.pool_LD, retrieved)
         return fused_BND
 
     def newest(self, history: History) -> Tensor:
-        states_BND, last_B = self.encoder(history.items_BN), last_steps(history.items_BN)
+        states_BND, last_B = self.encoder(history.items_BN, history.times_BN), last_steps(history.items_BN)
         retrieved = self.retrieval.at_steps(states_BND, self.pool_LD, last_B)
         fused_BD: Tensor = self.aggregator(at_steps(states_BND, last_B), self.pool_LD, retrieved)
         return fused_BD
@@ -185,7 +185,7 @@ class SAIR(StepModel):
     @torch.no_grad()
     def explain(self, history: History) -> Explanation:
         last_B = last_steps(history.items_BN)
-        states_BND, retrieved = self.retrieve(history.items_BN)
+        states_BND, retrieved = self.retrieve(history)
         newest = Retrieved(*(at_steps(part, last_B) for part in retrieved))
         newest_BD = at_steps(states_BND, last_B)
         parts_BKD = self.aggregator.parts(newest_BD, self.pool_LD, newest)
@@ -208,14 +208,14 @@ class SAIR(StepModel):
     @torch.no_grad()
     def attentions(self, history: History) -> Iterator[tuple[str, Tensor]]:
         """Those of the encoder's blocks, if it has any, and that of eq. (5), ``interaction``."""
-        yield from self.encoder.attentions(history.items_BN)
+        yield from self.encoder.attentions(history.items_BN, history.times_BN)
         if self.retrieval.interaction is not None:
-            _, retrieved = self.retrieve(history.items_BN)
+            _, retrieved = self.retrieve(history)
             yield "interaction", self.retrieval.interaction.weights(retrieved.relevance_BNL)
 
-    def retrieve(self, items_BN: Tensor) -> tuple[Tensor, Retrieved]:
+    def retrieve(self, history: History) -> tuple[Tensor, Retrieved]:
         """Prefix vectors F (B, N, D) and what is retrieved; the paper's Figures 2 and 3 show its first two fields."""
-        states_BND = self.encoder(items_BN)
+        states_BND = self.encoder(history.items_BN, history.times_BN)
         return states_BND, self.retrieval(states_BND, self.pool_LD)
 
     @property
@@ -242,7 +242,7 @@ class SAIR(StepModel):
     def diagnose(self, history: History) -> dict[str, Tensor]:
         """Over all real steps: ``interest_share`` (L), each interest's share of the weight; ``kept_share`` (L), how
         often it is among the K kept; ``interest_entropy`` of the latter, 1 = all L equally often, 0 = only one."""
-        _, retrieved = self.retrieve(history.items_BN)
+        _, retrieved = self.retrieve(history)
         real_BN = history.items_BN != PAD
         kept = retrieved.kept_BNK[real_BN].flatten()
         size = retrieved.relevance_BNL.shape[-1]

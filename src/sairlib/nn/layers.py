@@ -259,17 +259,20 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module, ABC):
-    """From one vector per step to one state per step, which depends only on the steps up to it."""
+    """From one vector per step to one state per step, which depends only on the steps up to it and their times.
+
+    ``times_BN`` are those of ``History``: None if the data has none. UserError if the encoder needs them.
+    """
 
     @abstractmethod
-    def forward(self, steps_BND: Tensor) -> Tensor:
+    def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:
         """States (B, N, D)."""
 
-    def at_steps(self, steps_BND: Tensor, steps_B: Tensor) -> Tensor:
-        """``forward(steps_BND)`` at only one step of each row (B, D), for evaluation."""
-        return at_steps(self(steps_BND), steps_B)
+    def at_steps(self, steps_BND: Tensor, steps_B: Tensor, times_BN: Tensor | None = None) -> Tensor:
+        """``forward(steps_BND, times_BN)`` at only one step of each row (B, D), for evaluation."""
+        return at_steps(self(steps_BND, times_BN), steps_B)
 
-    def attentions(self, steps_BND: Tensor) -> Iterator[Tensor]:
+    def attentions(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Iterator[Tensor]:
         """The weights (B, H, N, N) of each block's causal attention, from the first; none if it has no such blocks."""
         return iter(())
 
@@ -317,13 +320,13 @@ class SelfAttention(Encoder):
         # Pre-norm blocks never normalise their residual stream: without this the scores get it unnormalised.
         self.final_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
 
-    def forward(self, steps_BND: Tensor) -> Tensor:
+    def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:
         for block in self.blocks:
             steps_BND = block(steps_BND)
         final_BND: Tensor = self.final_norm(steps_BND)
         return final_BND
 
-    def at_steps(self, steps_BND: Tensor, steps_B: Tensor) -> Tensor:
+    def at_steps(self, steps_BND: Tensor, steps_B: Tensor, times_BN: Tensor | None = None) -> Tensor:
         """Skips the other steps in the last block. Ranking takes two thirds of the time that it takes without this."""
         for block in self.blocks[:-1]:
             steps_BND = block(steps_BND)
@@ -332,7 +335,7 @@ class SelfAttention(Encoder):
         final_BD: Tensor = self.final_norm(states_BD)
         return final_BD
 
-    def attentions(self, steps_BND: Tensor) -> Iterator[Tensor]:
+    def attentions(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Iterator[Tensor]:
         for block in self.blocks:
             weights_BHNN = cast(Block, block).attention_weights(steps_BND)
             if weights_BHNN is not None:
@@ -375,18 +378,18 @@ class ItemEncoder(nn.Module):
         self.dropout = Dropout(dropout)
         self.encoder = encoder(width, dropout)
 
-    def forward(self, items_BN: Tensor) -> Tensor:
-        """States (B, N, D)."""
-        states_BND: Tensor = self.encoder(self._embed(items_BN))
+    def forward(self, items_BN: Tensor, times_BN: Tensor | None = None) -> Tensor:
+        """States (B, N, D). ``times_BN``: of the items, for encoders that look at them."""
+        states_BND: Tensor = self.encoder(self._embed(items_BN), times_BN)
         return states_BND
 
-    def newest(self, items_BN: Tensor) -> Tensor:
+    def newest(self, items_BN: Tensor, times_BN: Tensor | None = None) -> Tensor:
         """The state at each row's newest item (B, D)."""
-        return self.encoder.at_steps(self._embed(items_BN), last_steps(items_BN))
+        return self.encoder.at_steps(self._embed(items_BN), last_steps(items_BN), times_BN)
 
-    def attentions(self, items_BN: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def attentions(self, items_BN: Tensor, times_BN: Tensor | None = None) -> Iterator[tuple[str, Tensor]]:
         """A name for each block of the encoder, and the weights (B, H, N, N) of its attention."""
-        for number, weights_BHNN in enumerate(self.encoder.attentions(self._embed(items_BN)), 1):
+        for number, weights_BHNN in enumerate(self.encoder.attentions(self._embed(items_BN), times_BN), 1):
             yield f"block {number}", weights_BHNN
 
     def _embed(self, items_BN: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Recurrent(Encoder):
         start_gates(self.layers)
         self.dropout = Dropout(dropout)
 
-    def forward(self, steps_BND: Tensor) -> Tensor:
+    def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:
         for layer in self.layers:
             steps_BND = self.dropout(layer(steps_BND)[0])
         return steps_BND
