@@ -35,5 +35,6 @@ def make_targets(*pairs: tuple[int, int]) -> Targets:
 
 
 def history(items_BN: Tensor) -> History:
-    """Row b is user b's history."""
-    return History(torch.arange(len(items_BN)), items_BN)
+    """Row b is user b's history, with gaps of time that grow."""
+    times_BN = torch.where(items_BN != PAD, (10 + torch.arange(items_BN.shape[1])) ** 3, 0)
+    return History(torch.arange(len(items_BN)), items_BN, times_BN)

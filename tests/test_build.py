@@ -158,22 +158,35 @@ def test_an_unknown_option_of_a_loss_is_refused() -> None:
     assert "\n" not in str(caught.value)
 
 
-def small_split(with_categories: bool) -> Any:
+def small_split(with_categories: bool, timed: bool = True) -> Any:
     sequences = np.arange(60) % 12 + 1
     categories = np.full((13, 1 if with_categories else 0), 0)
     if with_categories:
         categories[1:, 0] = np.arange(12) % 4 + 1
     names = tuple("abcd") if with_categories else ()
     offsets = np.arange(0, 61, 10)
-    return leave_one_out(Dataset(sequences, offsets, np.arange(6), np.arange(1, 13), categories, names))
+    times = np.arange(60) if timed else None
+    return leave_one_out(Dataset(sequences, offsets, np.arange(6), np.arange(1, 13), categories, names, times))
 
 
 @pytest.mark.parametrize("name", names("model"))
 def test_every_model_is_built(name: str) -> None:
     config = composed(f"model={name}", "max_len=5")
     model = build.model(config, small_split(True), torch.device("cpu"))
-    scores = model.head.score_all(model.newest(History(torch.tensor([0]), torch.tensor([[1, 2, 3]]))))
+    shown = History(torch.tensor([0]), torch.tensor([[1, 2, 3]]), torch.tensor([[5, 6, 9]]))
+    scores = model.head.score_all(model.newest(shown))
     assert scores.shape == (1, 13) and torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("words", [("model=hstu",), ("model=sair", "model/encoder=hstu", "interests.top_k=2")], ids=str)
+def test_data_without_times_is_refused_by_a_model_that_looks_at_them(words: tuple[str, ...]) -> None:
+    build.model(composed(*words, "max_len=5"), small_split(True), torch.device("cpu"))
+    with pytest.raises(UserError, match=r"has no times, .*model\.time_bias=false") as caught:
+        build.model(composed(*words, "max_len=5"), small_split(True, timed=False), torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+    without = f"model.{'encoder.' if len(words) > 1 else ''}time_bias=false"
+    model = build.model(composed(*words, without, "max_len=5"), small_split(True, timed=False), torch.device("cpu"))
+    assert not model.needs_times
 
 
 def test_every_setting_is_in_the_yaml_and_nothing_else() -> None:

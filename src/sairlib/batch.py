@@ -63,6 +63,12 @@ class History(NamedTuple):
         return History(self.users_B, self.items_BN.gather(1, steps_BN), times_BN)
 
 
+def nobody(device: torch.device) -> History:
+    """The empty history of a stranger (B = N = 1), with the time of padding: it asks a model what it can say."""
+    nothing_BN = torch.full((1, 1), PAD, device=device)
+    return History(torch.tensor([STRANGER], device=device), nothing_BN, nothing_BN)
+
+
 class Negatives(NamedTuple):
     """Items that should score lower than the targets.
 

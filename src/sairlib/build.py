@@ -122,7 +122,7 @@ def check_run(config: DictConfig) -> None:
 def model(config: DictConfig, split: Split, device: torch.device, copies: int = 1) -> Recommender:
     """The configured model on ``device``, given the sizes of the data, its categories and the maximum length.
 
-    UserError if ``copies`` of its parameters do not fit into memory.
+    UserError if ``copies`` of its parameters do not fit into memory, or if it needs times and the data has none.
     """
     data = split.dataset
     facts = {
@@ -133,7 +133,13 @@ def model(config: DictConfig, split: Split, device: torch.device, copies: int = 
         "n_categories": data.n_categories,
     }
     with bounded_parameters(copies):
-        return make.component(config, "model", Recommender, facts).to(device)
+        made = make.component(config, "model", Recommender, facts).to(device)
+    if made.needs_times and data.times is None:
+        raise UserError(
+            f"dataset {config.dataset.name} has no times, and the model looks at them: turn this off with"
+            " model.time_bias=false (model.encoder.time_bias=false for model/encoder=hstu)"
+        )
+    return made
 
 
 def objective(config: DictConfig, store: SequenceStore, batch_size: int) -> Objective:

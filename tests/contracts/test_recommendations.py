@@ -1,5 +1,7 @@
 """Every model recommends: the best items by its own scores, for people in the data and for strangers."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from all_models import CPU, MAX_LEN, MODELS, M, every_model, perturbed_model, sp
 
 from sairlib.batch import PAD, STRANGER
 from sairlib.data.ids import Ints
+from sairlib.data.interactions import ITEM, TIMESTAMP, USER
 from sairlib.errors import UserError
 from sairlib.evaluation.evaluator import Evaluator
 from sairlib.evaluation.rankings import EvaluationSettings
@@ -33,6 +36,12 @@ def plainly(model: Recommender, histories: Histories, row: int, asked: Asked) ->
     return sorted(left, key=lambda pair: -pair[1])[: asked.k]
 
 
+def timed(people: dict[Any, list[int]]) -> pd.DataFrame:
+    """Their histories with the times 100, 200, ..."""
+    rows = [(person, item, 100 * t) for person, items in people.items() for t, item in enumerate(items, 1)]
+    return pd.DataFrame(rows, columns=[USER, ITEM, TIMESTAMP])
+
+
 @every_model
 @pytest.mark.parametrize("allowed", [None, np.arange(2, M, 3)], ids=["all", "some"])
 @pytest.mark.parametrize("exclude_seen", [True, False])
@@ -40,7 +49,7 @@ def test_the_best_items_by_the_model_s_scores(name: str, allowed: Ints | None, e
     model, data = perturbed_model(name), split().dataset
     asked = Asked(4, exclude_seen, allowed)
     listed = [data.item_ids[data.items[start:end] - 1].tolist() for start, end in zip(data.offsets, data.offsets[1:])]  # noqa: B905
-    for histories in (of_users(data), of_people(data, listed)):
+    for histories in (of_users(data), of_people(data, timed(dict(enumerate(listed))))):
         [frame] = list(ranked(model).stream(histories, asked))
         assert set(frame["by"]) == {"model"}
         for row, person in enumerate(histories.ids):
@@ -55,7 +64,7 @@ def test_the_best_items_by_the_model_s_scores(name: str, allowed: Ints | None, e
 @every_model
 def test_strangers_get_finite_scores_that_do_not_depend_on_who_else_asks(name: str) -> None:
     model, data = perturbed_model(name), split().dataset
-    alone, two = of_people(data, [[3, 5, 7]]), of_people(data, {"a": [3, 5, 7], "b": [9]})
+    alone, two = (of_people(data, timed(people)) for people in ({"a": [3, 5, 7]}, {"a": [3, 5, 7], "b": [9]}))
     assert alone.users_B.tolist() == [STRANGER]
     items = np.arange(1, M + 1)
     first, both = ranked(model).score(alone, items), ranked(model).score(two, items)
@@ -80,6 +89,16 @@ def test_the_interests_parts_sum_to_the_state_and_to_the_score(name: str) -> Non
         assert sum(added) == pytest.approx(row.score, abs=0.01)
 
 
+@every_model
+def test_a_model_that_needs_times_refuses_people_without(name: str) -> None:
+    model, lists = perturbed_model(name), of_people(split().dataset, [[3, 5, 7]])
+    if model.needs_times:
+        with pytest.raises(UserError, match="give a timestamp for each action"):
+            list(ranked(model).stream(lists, Asked(3)))
+    else:
+        assert len(next(iter(ranked(model).stream(lists, Asked(3))))) == 3
+
+
 def test_only_models_with_interests_explain_by_them() -> None:
     histories = of_people(split().dataset, [[3]])
     for name in set(MODELS) - WITH_INTERESTS:
@@ -90,7 +109,8 @@ def test_only_models_with_interests_explain_by_them() -> None:
 @every_model
 def test_what_explains_a_model_fits_together(name: str) -> None:
     model = perturbed_model(name)
-    history = of_people(split().dataset, [[3, 5, 7, 1], [9, 2], []]).take(np.arange(3), MAX_LEN, CPU)
+    lists = timed({"a": [3, 5, 7, 1], "b": [9, 2], "c": [999]})  # an item that nobody knows: an empty history
+    history = of_people(split().dataset, lists).take(np.arange(3), MAX_LEN, CPU)
     explained, interests = model.explain(history), model.interests()
     assert (explained is None) == (interests is None) == (name not in WITH_INTERESTS)
     if explained is not None and interests is not None:

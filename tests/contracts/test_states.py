@@ -122,11 +122,16 @@ def check_no_gradient_from_the_future(model: StepModel) -> None:
 
 
 def check_later_items_change_nothing(model: StepModel, length: int, t: int, seed: int) -> None:
+    """Nor do their times."""
     before_BN = histories(length)
     others = torch.randint(1, M + 1, before_BN.shape, generator=torch.Generator().manual_seed(seed))
     later = torch.arange(MAX_LEN) > t
     after_BN = torch.where(later & (before_BN != PAD), others, before_BN)
-    before, after = (model.encode(history(items_BN)) for items_BN in (before_BN, after_BN))
+    times_BN = history(before_BN).times_BN
+    assert times_BN is not None
+    other_times_BN = torch.where(later & (before_BN != PAD), times_BN + seed + 1, times_BN)
+    shown = (history(before_BN), history(after_BN)._replace(times_BN=other_times_BN))
+    before, after = (model.encode(one) for one in shown)
     for a, b in zip(as_rows(before), as_rows(after), strict=True):
         assert torch.equal(a[:, : t + 1], b[:, : t + 1])
 
@@ -245,7 +250,8 @@ def test_score_is_score_all_gathered(name: str) -> None:
 def test_a_user_never_seen_is_refused_not_taken_for_another(name: str) -> None:
     model, items_BN = make_model(name).eval(), histories(3)
     if not any(isinstance(module, UserTable) for module in model.modules()):
-        one, other = (as_rows(model.newest(History(torch.tensor([user]), items_BN))) for user in (0, 10**6))
+        shown = (history(items_BN)._replace(users_B=torch.tensor([user])) for user in (0, 10**6))
+        one, other = (as_rows(model.newest(by)) for by in shown)
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
         return
     with pytest.raises(UserError, match="user number 1000000 is unknown"):

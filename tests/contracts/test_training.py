@@ -23,7 +23,7 @@ from small_data import history
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sairlib.batch import PAD, Batch, History, Negatives, map_state
+from sairlib.batch import PAD, Batch, Negatives, map_state
 from sairlib.training.gbce import GBCE
 from sairlib.training.losses import BCE, DrawnLoss
 from sairlib.training.negatives import Uniform
@@ -51,7 +51,7 @@ def test_learns_8_users_by_heart(name: str) -> None:
     every_M = torch.arange(1, M + 1)
     others_BC = torch.stack([every_M[every_M != target] for target in targets_B])
     candidates_BC = torch.cat([targets_B[:, None], others_BC], 1)
-    batch = Batch(History(users_B, items_BN), targets_B[:, None, None], None)
+    batch = Batch(history(items_BN)._replace(users_B=users_B), targets_B[:, None, None], None)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(200):
         states = model.newest(batch.history)

@@ -28,8 +28,8 @@ from sairlib.run.finished import Run
 
 USERS = {"attrec", "attrec-inner", "bpr-mf", "caser", "fpmc", "shan", "transrec"}
 """Models with a vector for each user."""
-NOT_EXPORTED: set[str] = set()
-"""Models that torch.export cannot follow."""
+NOT_EXPORTED = {"hstu"}
+"""Models that look at times, which a program does not take."""
 
 
 def run_of(model: Recommender) -> Run:
@@ -70,6 +70,13 @@ def test_the_histories_of_the_check_have_all_lengths_strangers_and_an_empty_one(
     assert {1, MAX_LEN} <= set(widths) and len(set(sizes)) > 1
     assert sum(sizes) == split().dataset.n_users + 3
     assert (batches[-1].users_B == STRANGER).any() and (batches[-1].items_BN == PAD).all(1).any()
+
+
+@pytest.mark.parametrize("format", ["torch", "safetensors", "vectors"])
+def test_a_model_that_looks_at_times_is_refused(format: str, directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="HSTU cannot be exported: it looks at times"):
+        folder.export(run_of(perturbed_model("hstu")), directory, format, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["attrec", "bert4rec", "caser", "sair", "transrec"])

@@ -14,6 +14,7 @@ from torch import Tensor
 from sairlib.batch import PAD
 from sairlib.errors import UserError
 from sairlib.models.sair import SAIR
+from sairlib.nn.hstu import TransductionUnits
 from sairlib.nn.interests import centroids
 from sairlib.nn.layers import Dropout, SelfAttention
 
@@ -350,3 +351,16 @@ def test_the_weights_of_the_interaction_are_those_that_mix_the_relevances(option
     values_BNL = retrieved.relevance_BNL @ model.get_parameter(INTERACTION).chunk(3)[2].T
     real_BN = items_BN != PAD
     torch.testing.assert_close((weights_BHNN[:, 0] @ values_BNL)[real_BN], retrieved.interacted_BNL[real_BN])
+
+
+@torch.no_grad()
+def test_an_encoder_that_looks_at_times_gets_them() -> None:
+    model = SAIR(M, MAX_LEN, table(), 6, 5, 2, D, encoder=partial(TransductionUnits, max_len=MAX_LEN)).eval()
+    torch.nn.init.normal_(model.encoder.encoder.blocks[0].time_bias.weight, std=10.0)
+    now = history(padded(HISTORIES))
+    assert model.needs_times and now.times_BN is not None
+    later = now._replace(times_BN=now.times_BN * 100)
+    for find in (model.encode, model.newest, lambda shown: model.explain(shown).relevance_BNL):
+        assert (find(now)[2] - find(later)[2]).abs().max() > 1e-4
+    with pytest.raises(UserError, match="looks at the times"):
+        model.encode(now._replace(times_BN=None))

@@ -44,6 +44,15 @@ def test_answers_are_what_the_run_recommends(model: str) -> None:
     same(answer, run.recommend([["nosuch"]], k=5))
 
 
+def test_a_model_that_looks_at_times_answers_for_users_alone() -> None:
+    app, run = app_of("hstu"), run_of("hstu")
+    status, answer = ask(app, "/recommend?user=3&k=4")
+    assert status == 200
+    same(answer, run.recommend(users=[3], k=4))
+    status, answer = ask(app, "/recommend", {"history": [3, 5]})
+    assert status == 400 and "HSTU looks at times, which a list of items lacks" in str(answer)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_questions_asked_together_get_the_answers_they_get_alone(model: str) -> None:
     answers = Answers(run_of(model))

@@ -44,11 +44,15 @@ def export(run: Run, directory: Path, format: str, out: Path) -> dict[str, Any]:
     """Write the run's model to the new folder ``out``, and compare what was written with it on real histories.
 
     ``run`` is on the CPU; ``directory`` is where it was loaded from. Returns the content of ``export.json``.
-    UserError if the model has no such format, if a package is missing, if what was written differs from the model, or
-    if the folder exists or cannot be written; then nothing is left.
+    UserError if the model has no such format or looks at times, if a package is missing, if what was written differs
+    from the model, or if the folder exists or cannot be written; then nothing is left.
     """
     if format not in FORMATS:
         raise UserError(f"format={format}: choose one of {', '.join(FORMATS)}")
+    if run.model.needs_times:
+        raise UserError(
+            f"{type(run.model).__name__} cannot be exported: it looks at times, and an export takes items alone"
+        )
     check_packages(format)
     with whole_folder(out) as folder:
         if format == "torch":

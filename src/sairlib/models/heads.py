@@ -1,13 +1,37 @@
-"""Heads beside products: distances, and a mixture of two heads."""
+"""Heads beside products: distances, cosines, and a mixture of two heads."""
 
 from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sairlib.batch import State
 from sairlib.models.recommender import Head, Lookup, one_tensor
 from sairlib.nn.kernels.distances import all_squared_distances, squared_distances
+from sairlib.nn.kernels.lookup import rows
+from sairlib.nn.layers import Table
+
+SHORTEST = 1e-6
+"""Vectors shorter than this are divided by it, not by their length."""
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (..., D) scaled to length 1."""
+    return normalize(vectors, dim=-1, eps=SHORTEST)
+
+
+def units(table: Table) -> Lookup:
+    """The rows of a table scaled to length 1. A product of two such vectors is the cosine of their angle."""
+
+    def vectors(items: Tensor | None) -> Tensor:
+        if items is None:
+            return unit(table.weight)
+        if table.sparse or items.numel() < len(table.weight):
+            return unit(table(items))
+        return rows(unit(table.weight), items, table.padding_idx)  # scales fewer rows
+
+    return vectors
 
 
 @final

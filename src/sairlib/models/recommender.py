@@ -50,6 +50,8 @@ class Recommender(nn.Module, ABC):
     """
 
     n_items: int
+    needs_times: bool = False
+    """Whether histories must have times: UserError without."""
 
     @property
     @abstractmethod

@@ -142,6 +142,7 @@ class SAIR(StepModel):
             scale_items=scale_items,
             categories=self.categories if use_category else None,
         )
+        self.needs_times = self.encoder.encoder.needs_times
         pool_size = n_categories if variant == "label" else n_interests
         n_slots = pool_size if variant == "full" else top_k
         self.retrieval = InterestRetrieval(

@@ -261,8 +261,10 @@ class Block(nn.Module):
 class Encoder(nn.Module, ABC):
     """From one vector per step to one state per step, which depends only on the steps up to it and their times.
 
-    ``times_BN`` are those of ``History``: None if the data has none. UserError if the encoder needs them.
+    ``times_BN`` are those of ``History``, None if the data has none. ``needs_times``: UserError without.
     """
+
+    needs_times: bool = False
 
     @abstractmethod
     def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:

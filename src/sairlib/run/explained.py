@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sairlib.batch import PAD, STRANGER, History, lengths
+from sairlib.batch import PAD, History, lengths, nobody
 from sairlib.data.dataset import Dataset
 from sairlib.data.ids import Ints
 from sairlib.errors import UserError
@@ -125,8 +125,7 @@ class AttentionFigures:
 
 def require(run: Run) -> None:
     """UserError for a model that has neither interests nor causal attention over steps."""
-    nobody_B = torch.tensor([STRANGER], device=run.store.device)
-    nothing = History(nobody_B, torch.full_like(nobody_B, PAD)[:, None])
+    nothing = nobody(run.store.device)
     if run.model.explain(nothing) is None and next(run.model.attentions(nothing), None) is None:
         raise UserError(f"{type(run.model).__name__} has neither interests nor causal attention: nothing to explain")
 

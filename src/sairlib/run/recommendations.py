@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sairlib.batch import PAD, STRANGER, History, State, as_rows, like, map_state, single
+from sairlib.batch import PAD, History, State, as_rows, like, map_state, nobody, single
 from sairlib.data.dataset import Dataset
 from sairlib.data.ids import Ints
 from sairlib.data.interactions import ITEM, TITLE, USER
@@ -65,8 +65,7 @@ class Recommendations:
     @property
     def has_interests(self) -> bool:
         """Whether the model can say which interests spoke."""
-        nobody_B = torch.tensor([STRANGER], device=self.store.device)
-        return self.model.explain(History(nobody_B, torch.full_like(nobody_B, PAD)[:, None])) is not None
+        return self.model.explain(nobody(self.store.device)) is not None
 
     def _frame(self, histories: Histories, rows_B: NDArray[np.intp], asked: Asked) -> pd.DataFrame:
         nothing_B = histories.lengths[rows_B] == 0

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sairlib.batch import PAD, STRANGER, History, map_state
+from sairlib.batch import PAD, STRANGER, map_state, nobody
 from sairlib.data.dataset import Times
 from sairlib.data.ids import Ints
 from sairlib.errors import UserError
@@ -53,8 +53,7 @@ class Answers:
         counts = run.store.counts_M.cpu().numpy()
         self._by_count: list[int] = (np.argsort(-counts[1:], kind="stable") + 1).tolist()
         self._search = Search([f"{self._name(item)} {self.ids[item - 1]}" for item in self._by_count])
-        nobody = History(torch.tensor([STRANGER]), torch.tensor([[PAD]]))
-        explained = run.model.explain(History(*(part.to(run.store.device) for part in nobody[:2])))
+        explained = run.model.explain(nobody(run.store.device))
         self.n_interests = None if explained is None else explained.relevance_BNL.shape[-1]
 
     def about(self) -> Answer:
@@ -75,12 +74,16 @@ class Answers:
         return {"items": [self._item(self._by_count[place]) for place in self._search.find(query, most)]}
 
     def prepare(self, question: Question) -> Prepared:
-        """UserError for a user or category that the data lacks, no item to choose, or interests that are not there."""
+        """UserError for a user or category that the data lacks, no item to choose, interests that are not there, or a
+        list of items for a model that looks at times."""
         if question.interests and self.n_interests is None:
             model = type(self.run.model).__name__
             raise UserError(f"interests=true: {model} has no interests; SAIR's models have")
         allowed_C = self._allowed(question)
         if question.user is None:
+            if self.run.model.needs_times:
+                model = type(self.run.model).__name__
+                raise UserError(f"history: {model} looks at times, which a list of items lacks; ask for a user instead")
             numbers = np.array([self._items.get(str(item), PAD) for item in question.history], np.int64)
             items_N = numbers[numbers != PAD]
             return Prepared(question, STRANGER, items_N, None, len(numbers) - len(items_N), allowed_C)
