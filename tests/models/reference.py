@@ -82,8 +82,7 @@ def encode(items: list[int], weights: Weights, options: dict[str, Any], categori
             else:
                 changes = []
                 for x in inputs:
-                    inner = np.maximum(linear(x, weights, f"{name}.feed_forward.first"), 0)
-                    changes.append(linear(drop(inner), weights, f"{name}.feed_forward.second"))
+                    changes.append(feed_forward(x, weights, f"{name}.feed_forward", drop))
             changes = [drop(change) for change in changes]
             gate = weights.get(f"{name}.{part}_gate.weight")
             if gate is not None:
@@ -91,7 +90,18 @@ def encode(items: list[int], weights: Weights, options: dict[str, Any], categori
             xs = [x + change if residual else change for x, change in zip(xs, changes, strict=True)]
             if not pre:
                 xs = [layer_norm(x, weights, norm) for x in xs]
-    return [layer_norm(x, weights, "encoder.encoder.final_norm") for x in xs] if pre else xs
+    normed = pre and options.get("final_norm", True)
+    return [layer_norm(x, weights, "encoder.encoder.final_norm") for x in xs] if normed else xs
+
+
+def feed_forward(x: Vector, weights: Weights, name: str, drop: Any) -> Vector:
+    """Eq. (5) of SASRec, or SwiGLU where there is a third matrix."""
+    if f"{name}.third.weight" not in weights:
+        inner = np.maximum(linear(x, weights, f"{name}.first"), 0)
+        return linear(drop(inner), weights, f"{name}.second")
+    first = weights[f"{name}.first.weight"] @ x
+    inner = first / (1 + np.exp(-first)) * (weights[f"{name}.third.weight"] @ x)
+    return weights[f"{name}.second.weight"] @ drop(inner)
 
 
 def category_vector(item: int, weights: Weights, options: dict[str, Any], categories: list[list[int]]) -> Vector:

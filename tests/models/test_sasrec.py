@@ -30,6 +30,8 @@ FLIPS: dict[str, Any] = {
     "output_projection": True,
     "ffn_width": 20,
     "gated": True,
+    "ffn": "swiglu",
+    "final_norm": False,
 }
 PAIRS = [
     {"norm": "post", "n_heads": 2},
@@ -38,6 +40,7 @@ PAIRS = [
     {"n_blocks": 0},
     {"gated": True, "norm": "post", "ffn_width": 3},
     {"gated": True, "residual": False},
+    {"gated": True, "ffn": "swiglu", "ffn_width": 20, "final_norm": False, "output_projection": True, "n_heads": 2},
 ]
 
 
@@ -71,7 +74,7 @@ def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
         np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": "post"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"norm": "post"}, {"ffn": "swiglu"}], ids=str)
 def test_dropout_falls_where_the_equations_have_it(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A cosine in the place of dropout, here and there: it commutes with nothing beside it."""
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
@@ -109,7 +112,12 @@ def test_score_is_score_all_gathered(options: dict[str, Any]) -> None:
 
 def test_every_parameter_learns_with_all_options_on() -> None:
     model = make_model(
-        user_embedding=True, shared_item_embedding=False, output_projection=True, attention_dropout=0.1, gated=True
+        user_embedding=True,
+        shared_item_embedding=False,
+        output_projection=True,
+        attention_dropout=0.1,
+        gated=True,
+        ffn="swiglu",
     ).train()
     states_BND = model.encode(history(padded(HISTORIES)))
     model.head.score(states_BND, torch.randint(1, M + 1, (USERS, MAX_LEN, 3))).square().sum().backward()
@@ -132,6 +140,8 @@ def test_unknown_users_are_refused_by_a_model_with_a_user_table() -> None:
     [
         ({"n_heads": 3}, "n_heads=3 does not divide the width 8"),
         ({"n_heads": 0}, "n_heads=0"),
+        ({"ffn": "gelu"}, "ffn='gelu': choose one of relu, swiglu"),
+        ({"norm": "post", "final_norm": False}, "final_norm=false needs norm=pre"),
         ({"norm": "batch"}, "norm='batch': choose one of pre, post"),
         ({"dropout": 1.0}, "dropout must be in"),
         ({"dropout": -0.1}, "dropout must be in"),

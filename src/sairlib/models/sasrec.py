@@ -36,8 +36,11 @@ class SASRec(StepModel):
        in Q, K and V; and has dropout of attention weights (``attention_dropout`` here). ``output_projection`` adds the
        output matrix of PyTorch's multi-head attention, which neither has.
     5. Options of later work, off by default: ``ffn_width``, W1 and W2 of another inner width than d; ``gated``, each
-       g(...) times sigmoid(x W); ``attention``, a part in the place of softmax(QK^T / sqrt(d)) V
-       (``model/attention=linformer``).
+       g(...) times sigmoid(x W); ``ffn="swiglu"``, (SiLU(x W1) * x W3) W2; ``final_norm=False``, without the norm of 2.
+       With these four they are LiGR's blocks, as in eSASRec (Tikhonovich et al., RecSys 2025): its presets are
+       ``experiment=full-ranking/esasrec-...``. In its authors' code the gates and the attention have biases as well,
+       and the dropout of attention weights and the output matrix are on. ``attention`` is a part in the place of
+       softmax(QK^T / sqrt(d)) V: ``model/attention=linformer``.
     6. Embeddings start Xavier-uniform (the default in the authors' framework); the paper does not say.
     """
 
@@ -60,6 +63,8 @@ class SASRec(StepModel):
         output_projection: bool = False,
         ffn_width: int | None = None,
         gated: bool = False,
+        ffn: str = "relu",
+        final_norm: bool = True,
         attention: AttentionPart | None = None,
     ) -> None:
         super().__init__()
@@ -74,6 +79,8 @@ class SASRec(StepModel):
             output_projection=output_projection,
             ffn_width=ffn_width,
             gated=gated,
+            ffn=ffn,
+            final_norm=final_norm,
             attention=attention,
         )
         positions = "newest" if positional_embedding else None

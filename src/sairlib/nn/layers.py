@@ -8,7 +8,7 @@ from typing import TypeAlias, cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu, scaled_dot_product_attention
+from torch.nn.functional import relu, scaled_dot_product_attention, silu
 
 from sairlib.batch import PAD, STRANGER, at_steps, last_steps
 from sairlib.batch import positions as steps_back
@@ -18,6 +18,7 @@ from sairlib.nn.kernels.dropout import dropout
 from sairlib.nn.kernels.lookup import rows
 
 NORMS = ("pre", "post")
+FFNS = ("relu", "swiglu")
 POSITIONS = ("newest", "oldest")
 
 
@@ -171,22 +172,33 @@ class CausalAttention(Attention):
 
 
 class FeedForward(nn.Module):
-    """ReLU(x W1 + b1) W2 + b2 at every step; W1 and W2 are D x D (SASRec, eq. 5), or D x ``inner`` and back."""
+    """ReLU(x W1 + b1) W2 + b2 at every step; W1 and W2 are D x D (SASRec, eq. 5), or D x ``inner`` and back.
 
-    def __init__(self, width: int, dropout: float, inner: int | None = None) -> None:
+    kind: ``relu`` is this; ``swiglu`` is (SiLU(x W1) * x W3) W2 (Shazeer, 2020).
+    """
+
+    def __init__(self, width: int, dropout: float, inner: int | None = None, kind: str = "relu") -> None:
         super().__init__()
         inner = width if inner is None else inner
         if inner < 1:
             raise UserError(f"ffn_width={inner}: must be at least 1")
-        self.first = nn.Linear(width, inner)
+        if kind not in FFNS:
+            raise UserError(f"ffn={kind!r}: choose one of {', '.join(FFNS)}")
+        plain = kind == "relu"
+        self.first = nn.Linear(width, inner, bias=plain)
         self.dropout = Dropout(dropout)
-        self.second = nn.Linear(inner, width)
-        for layer in (self.first, self.second):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.second = nn.Linear(inner, width, bias=plain)
+        self.third = None if plain else nn.Linear(width, inner, bias=False)
+        for layer in (self.first, self.second, self.third):
+            if layer is not None:
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, states_BND: Tensor) -> Tensor:
-        out: Tensor = self.second(self.dropout(relu(self.first(states_BND))))
+        inner = self.first(states_BND)
+        active = relu(inner) if self.third is None else silu(inner) * self.third(states_BND)
+        out: Tensor = self.second(self.dropout(active))
         return out
 
 
@@ -196,6 +208,7 @@ class Block(nn.Module):
     norm: ``pre`` is this formula, the paper's; ``post`` is LayerNorm(x + Dropout(g(x))).
     residual: False omits ``x +`` (row 3 of the paper's ablation).
     ffn_width: of the feed-forward net's inner layer; None for D, the paper's.
+    ffn: what kind of it, as in ``FeedForward``.
     gated: g(...) times sigmoid(x W), as in LiGR (Borisyuk et al., 2025).
     attention: another one in place of the full one, whose options ``attention_dropout`` and ``output_projection`` are.
     """
@@ -211,6 +224,7 @@ class Block(nn.Module):
         output_projection: bool = False,
         ffn_width: int | None = None,
         gated: bool = False,
+        ffn: str = "relu",
         attention: AttentionPart | None = None,
     ) -> None:
         super().__init__()
@@ -226,7 +240,7 @@ class Block(nn.Module):
         full = partial(CausalAttention, dropout=attention_dropout, output_projection=output_projection)
         self.attention = (attention or full)(width, n_heads)
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width, dropout, ffn_width)
+        self.feed_forward = FeedForward(width, dropout, ffn_width, ffn)
         self.attention_gate = nn.Linear(width, width, bias=False) if gated else None
         self.feed_forward_gate = nn.Linear(width, width, bias=False) if gated else None
         self.dropout = Dropout(dropout)
@@ -285,7 +299,7 @@ EncoderPart: TypeAlias = Callable[[int, float], Encoder]
 
 @final
 class SelfAttention(Encoder):
-    """SASRec's stack of causal self-attention blocks."""
+    """SASRec's stack of causal self-attention blocks. ``final_norm=False`` omits the norm after the last one."""
 
     def __init__(
         self,
@@ -299,6 +313,8 @@ class SelfAttention(Encoder):
         output_projection: bool = False,
         ffn_width: int | None = None,
         gated: bool = False,
+        ffn: str = "relu",
+        final_norm: bool = True,
         attention: AttentionPart | None = None,
     ) -> None:
         super().__init__()
@@ -315,12 +331,15 @@ class SelfAttention(Encoder):
                 output_projection,
                 ffn_width,
                 gated,
+                ffn,
                 attention,
             )
             for _ in range(n_blocks)
         )
+        if norm == "post" and not final_norm:
+            raise UserError("final_norm=false needs norm=pre: with norm=post nothing follows the last block")
         # Pre-norm blocks never normalise their residual stream: without this the scores get it unnormalised.
-        self.final_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
+        self.final_norm = nn.LayerNorm(width) if norm == "pre" and final_norm else nn.Identity()
 
     def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:
         for block in self.blocks:
