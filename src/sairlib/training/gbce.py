@@ -19,7 +19,7 @@ class GBCE(DrawnLoss):
     """-beta log sigmoid(s+) - sum of log(1 - sigmoid(s-)), beta = a (t (1 - 1/a) + 1/a) (Petrov and Macdonald, 2023).
 
     a = k / (|I| - 1), with k negatives and ``n_items`` = |I|. t = 0 is BCE; t = 1 removes all overconfidence. Defined
-    only for uniform negatives: beta corrects for their number, the same for every item.
+    only for uniform negatives: beta corrects for their number, the same for every item. The paper divides all by k + 1.
     """
 
     name = "gbce"
