@@ -178,13 +178,21 @@ def test_every_model_is_built(name: str) -> None:
     assert scores.shape == (1, 13) and torch.isfinite(scores).all()
 
 
-@pytest.mark.parametrize("words", [("model=hstu",), ("model=sair", "model/encoder=hstu", "interests.top_k=2")], ids=str)
-def test_data_without_times_is_refused_by_a_model_that_looks_at_them(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("time_bias", ("model=hstu",)),
+        ("encoder.time_bias", ("model=sair", "model/encoder=hstu", "interests.top_k=2")),
+        ("intervals", ("model=tisasrec",)),
+        ("encoder.intervals", ("model=sair", "model/encoder=tisasrec", "interests.top_k=2")),
+    ],
+)
+def test_data_without_times_is_refused_by_a_model_that_looks_at_them(option: str, words: tuple[str, ...]) -> None:
     build.model(composed(*words, "max_len=5"), small_split(True), torch.device("cpu"))
-    with pytest.raises(UserError, match=r"has no times, .*model\.time_bias=false") as caught:
+    without = f"model.{option}=false"
+    with pytest.raises(UserError, match=rf"has no times, .* with {without}$") as caught:
         build.model(composed(*words, "max_len=5"), small_split(True, timed=False), torch.device("cpu"))
     assert "\n" not in str(caught.value)
-    without = f"model.{'encoder.' if len(words) > 1 else ''}time_bias=false"
     model = build.model(composed(*words, without, "max_len=5"), small_split(True, timed=False), torch.device("cpu"))
     assert not model.needs_times
 

@@ -136,8 +136,8 @@ def model(config: DictConfig, split: Split, device: torch.device, copies: int = 
         made = make.component(config, "model", Recommender, facts).to(device)
     if made.needs_times and data.times is None:
         raise UserError(
-            f"dataset {config.dataset.name} has no times, and the model looks at them: turn this off with"
-            " model.time_bias=false (model.encoder.time_bias=false for model/encoder=hstu)"
+            f"dataset {config.dataset.name} has no times, and {type(made).__name__} looks at them: turn this off with"
+            f" model.{made.needs_times}=false"
         )
     return made
 

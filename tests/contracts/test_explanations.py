@@ -21,7 +21,7 @@ from sairlib.run import explain_pictures, explain_text, explained, histories
 from sairlib.run.finished import Run
 from sairlib.run.interest_names import names
 
-EXPLAINED = {"sair", "sair-full", "sair-label", "sasrec"}
+EXPLAINED = {"sair", "sair-full", "sair-label", "sasrec", "tisasrec"}
 
 
 def run_of(model: Recommender) -> Run:

@@ -118,7 +118,7 @@ def test_what_explains_a_model_fits_together(name: str) -> None:
         assert interests.items_MD.shape == (M + 1, interests.pool_LD.shape[1])
         assert interests.categories_TD is not None and len(interests.categories_TD) == split().dataset.n_categories
     names = [name for name, _ in model.attentions(history)]
-    assert len(set(names)) == len(names) and bool(names) == (name in WITH_INTERESTS | {"sasrec"})
+    assert len(set(names)) == len(names) and bool(names) == (name in WITH_INTERESTS | {"sasrec", "tisasrec"})
     for _, weights_BHNN in model.attentions(history):
         assert weights_BHNN.shape[0] == 3 and not weights_BHNN.triu(1).any()
         torch.testing.assert_close(weights_BHNN.sum(-1), torch.ones(weights_BHNN.shape[:-1]))

@@ -80,7 +80,7 @@ class HSTU(StepModel):
         self.encoder = ItemEncoder(n_items, max_len, d, dropout, units, positions=positions)
         if not temperature > 0:
             raise UserError(f"temperature={temperature}: must be more than 0")
-        self.needs_times = time_bias
+        self.needs_times = self.encoder.encoder.needs_times
         self.cosine = cosine
         self.temperature = temperature
 

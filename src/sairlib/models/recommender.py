@@ -50,8 +50,8 @@ class Recommender(nn.Module, ABC):
     """
 
     n_items: int
-    needs_times: bool = False
-    """Whether histories must have times: UserError without."""
+    needs_times: str | None = None
+    """The option because of which histories must have times, UserError without; None if they need none."""
 
     @property
     @abstractmethod

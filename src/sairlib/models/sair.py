@@ -142,7 +142,8 @@ class SAIR(StepModel):
             scale_items=scale_items,
             categories=self.categories if use_category else None,
         )
-        self.needs_times = self.encoder.encoder.needs_times
+        timed_by = self.encoder.encoder.needs_times
+        self.needs_times = timed_by and f"encoder.{timed_by}"
         pool_size = n_categories if variant == "label" else n_interests
         n_slots = pool_size if variant == "full" else top_k
         self.retrieval = InterestRetrieval(

@@ -92,7 +92,7 @@ class TransductionUnits(Encoder):
         super().__init__()
         check_sizes(max_len=max_len, n_blocks=n_blocks, n_heads=n_heads, d_qk=d_qk, d_v=d_v)
         self.max_len = max_len
-        self.needs_times = time_bias
+        self.needs_times = "time_bias" if time_bias else None
         self.blocks = nn.ModuleList(
             Unit(width, dropout, max_len, n_heads, d_qk, d_v, position_bias, time_bias) for _ in range(n_blocks)
         )

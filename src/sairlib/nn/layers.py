@@ -275,10 +275,11 @@ class Block(nn.Module):
 class Encoder(nn.Module, ABC):
     """From one vector per step to one state per step, which depends only on the steps up to it and their times.
 
-    ``times_BN`` are those of ``History``, None if the data has none. ``needs_times``: UserError without.
+    ``times_BN`` are those of ``History``, None if the data has none. ``needs_times``: the option because of which there
+    must be times, UserError without; None if it needs none.
     """
 
-    needs_times: bool = False
+    needs_times: str | None = None
 
     @abstractmethod
     def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:
