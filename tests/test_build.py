@@ -183,6 +183,8 @@ def test_every_model_is_built(name: str) -> None:
     [
         ("time_bias", ("model=hstu",)),
         ("encoder.time_bias", ("model=sair", "model/encoder=hstu", "interests.top_k=2")),
+        ("time_channel", ("model=fuxi-alpha",)),
+        ("encoder.time_channel", ("model=sair", "model/encoder=fuxi-alpha", "interests.top_k=2")),
         ("intervals", ("model=tisasrec",)),
         ("encoder.intervals", ("model=sair", "model/encoder=tisasrec", "interests.top_k=2")),
     ],

@@ -28,7 +28,7 @@ from sairlib.run.finished import Run
 
 USERS = {"attrec", "attrec-inner", "bpr-mf", "caser", "fpmc", "shan", "transrec"}
 """Models with a vector for each user."""
-NOT_EXPORTED = {"hstu", "tisasrec"}
+NOT_EXPORTED = {"fuxi-alpha", "hstu", "tisasrec"}
 """Models that look at times, which a program does not take."""
 
 

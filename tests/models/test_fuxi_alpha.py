@@ -1,0 +1,157 @@
+"""FuXi-alpha against the plain reading of its equations, in double precision, every option both ways."""
+
+from typing import Any
+
+import model_helpers
+import numpy as np
+import pytest
+import torch
+from model_helpers import arrays, padded
+from reference import Vector, Weights, feed_forward, nothing
+
+from sairlib.batch import History
+from sairlib.errors import UserError
+from sairlib.models.fuxi_alpha import FuXiAlpha
+from sairlib.nn.layers import Dropout
+
+M, MAX_LEN, D = 11, 6, 8
+HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11]]
+TIMES = [[10, 10, 11, 50, 10**6], [7], [0, 0, 3, 90, 4000, 10**9], [5, 10**17]]
+BASE: dict[str, Any] = {"d": D, "d_qk": 3, "d_v": 5, "n_blocks": 2, "dropout": 0.3}
+FLIPS: dict[str, Any] = {
+    "n_blocks": 1,
+    "n_heads": 2,
+    "d_qk": 7,
+    "d_v": 2,
+    "ffn_width": 13,
+    "position_channel": False,
+    "time_channel": False,
+    "positions": "newest",
+    "cosine": False,
+    "temperature": 1.0,
+}
+PAIRS = [
+    {"n_heads": 3, "n_blocks": 3},
+    {"positions": None, "time_channel": False},
+    {"cosine": False, "temperature": 2.0},
+]
+
+
+def make_model(**options: Any) -> FuXiAlpha:
+    model = FuXiAlpha(M, MAX_LEN, **{**BASE, **options})
+    model_helpers.randomised(model, scale=0.5)
+    return model
+
+
+def shown(times: list[list[int]] | None = TIMES) -> History:
+    items_BN = padded(HISTORIES)
+    return History(torch.arange(len(items_BN)), items_BN, None if times is None else padded(times))
+
+
+# The plain reading: one user, step, head and layer at a time.
+
+
+def norm(x: Vector) -> Vector:
+    return x / np.sqrt(sum(value**2 for value in x) / len(x) + 1e-6)
+
+
+def silu(x: Any) -> Any:
+    return x / (1 + np.exp(-x))
+
+
+def bucket(time: int) -> int:
+    return min(int(np.log(max(time, 1)) / 0.301), 128)
+
+
+def encode(items: list[int], times: list[int], weights: Weights, options: dict[str, Any]) -> list[Vector]:
+    drop, n_heads, n = options.get("drop", nothing), options.get("n_heads", 1), len(items)
+    d_qk, d_v, positions = options["d_qk"], options["d_v"], options.get("positions", "oldest")
+    xs = []
+    for t, item in enumerate(items):
+        x = weights["encoder.item_embedding.weight"][item] * np.sqrt(options["d"])
+        if positions is not None:
+            x = x + weights["encoder.position_embedding.weight"][t if positions == "oldest" else n - 1 - t]
+        xs.append(drop(x))
+    for block in range(options["n_blocks"]):
+        name = f"encoder.encoder.blocks.{block}"
+        n_channels = 1 + options.get("position_channel", True) + options.get("time_channel", True)
+        cuts = np.cumsum([n_channels * n_heads * d_v, n_heads * d_v, n_heads * d_qk])
+        parts = [np.split(silu(weights[f"{name}.uvqk.weight"] @ norm(x)), cuts) for x in xs]
+        changed = []
+        for t, x in enumerate(xs):
+            joined = []
+            for head in range(n_heads):
+                qk, v = slice(head * d_qk, (head + 1) * d_qk), slice(head * d_v, (head + 1) * d_v)
+                values = [parts[j][1][v] for j in range(t + 1)]
+                if options.get("position_channel", True):
+                    table = weights[f"{name}.position_weight.weight"]
+                    joined.append(sum(table[t - j] * value for j, value in enumerate(values)))
+                if options.get("time_channel", True):
+                    table = weights[f"{name}.time_weight.weight"]
+                    joined.append(sum(table[bucket(times[t] - times[j])] * value for j, value in enumerate(values)))
+                alike = [silu(parts[t][2][qk] @ parts[j][3][qk]) / MAX_LEN for j in range(t + 1)]
+                joined.append(sum(a * value for a, value in zip(alike, values, strict=True)))
+            gated = drop(norm(np.concatenate(joined)) * parts[t][0])
+            x = x + weights[f"{name}.output.weight"] @ gated + weights[f"{name}.output.bias"]
+            changed.append(x + feed_forward(drop(norm(x)), weights, f"{name}.feed_forward", nothing))
+        xs = changed
+    return xs
+
+
+def check_against_plain(model: FuXiAlpha, options: dict[str, Any]) -> None:
+    weights = arrays(model)
+    with torch.no_grad():
+        states_BND = model.encode(shown())
+        newest_BM = model.head.score_all(model.newest(shown()))
+    for user, items in enumerate(HISTORIES):
+        for t, state in enumerate(encode(items, TIMES[user], weights, options)):
+            expected = []
+            for item in range(1, M + 1):
+                vector = weights["encoder.item_embedding.weight"][item]
+                lengths = np.sqrt(sum(state**2)) * np.sqrt(sum(vector**2)) if options.get("cosine", True) else 1.0
+                expected.append(state @ vector / lengths / options.get("temperature", 0.05))
+            with torch.no_grad():
+                actual_M = model.head.score_all(states_BND[user, t : t + 1])[0, 1:]
+            np.testing.assert_allclose(actual_M.numpy(), expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(newest_BM[user, 1:].numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, *({name: value} for name, value in FLIPS.items()), *PAIRS], ids=str)
+def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
+    check_against_plain(make_model(**options), {**BASE, **options})
+
+
+def test_dropout_falls_where_the_equations_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cosine in the place of dropout, here and there: it commutes with nothing beside it."""
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos() if self.p else x)
+    check_against_plain(make_model(), {**BASE, "drop": np.cos})
+
+
+def test_without_times_it_refuses_or_does_without() -> None:
+    with pytest.raises(UserError, match="looks at the times"):
+        make_model().encode(shown(None))
+    without = make_model(time_channel=False)
+    assert make_model().needs_times == "time_channel" and without.needs_times is None
+    assert torch.equal(without.encode(shown(None)), without.encode(shown()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d": 0}, "width"),
+        ({"n_blocks": 0}, "n_blocks=0: must be 1 or more"),
+        ({"n_heads": 0}, "n_heads=0: must be 1 or more"),
+        ({"d_qk": 0}, "d_qk=0: must be 1 or more"),
+        ({"d_v": -1}, "d_v=-1: must be 1 or more"),
+        ({"ffn_width": 0}, "ffn_width=0: must be 1 or more"),
+        ({"dropout": 1.0}, "dropout must be in"),
+        ({"temperature": 0.0}, "temperature=0.0: must be more than 0"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"positions": "middle"}, "positions=middle"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        FuXiAlpha(M, MAX_LEN, **{**BASE, **options})
+    assert "\n" not in str(caught.value)
