@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from small_data import history
 from torch import Tensor, nn
 
-from sairlib.batch import PAD, History, as_rows, map_state
+from sairlib.batch import PAD, History, State, as_rows, map_state
 from sairlib.errors import UserError
-from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel, one_tensor
+from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel
 from sairlib.nn.layers import UserTable
 
 
@@ -101,20 +101,25 @@ def looked_up(model: nn.Module, items_BN: Tensor) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
+def numbers(states: State) -> Tensor:
+    """All real numbers of the states at each step (B, N, X)."""
+    return torch.cat([part.flatten(2) for part in as_rows(states) if part.is_floating_point()], -1)
+
+
 def check_no_gradient_from_the_future(model: StepModel) -> None:
     """In training mode, dropout and all, by autograd: exactly 0 from step t to everything looked up after t."""
     items_BN = histories(8, 8)
     with looked_up(model, items_BN) as inputs:
-        states_BND = one_tensor(model.train().encode(history(items_BN)))
+        states_BNX = numbers(model.train().encode(history(items_BN)))
     if not inputs:  # a model without a past, or one whose lookups escape the hook: compare states instead
         others_BN = 1 + items_BN % M
-        before, after = (one_tensor(model.eval().encode(history(items))) for items in (items_BN, others_BN))
+        before, after = (numbers(model.eval().encode(history(items))) for items in (items_BN, others_BN))
         assert torch.equal(before, after), "no module looks items up"
         return
-    direction_D = torch.randn(states_BND.shape[-1])
+    direction_X = torch.randn(states_BNX.shape[-1])
     for t in range(MAX_LEN):
         gradients = torch.autograd.grad(
-            (states_BND[:, t] @ direction_D).sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+            (states_BNX[:, t] @ direction_X).sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         assert any(gradient[:, t].any() for gradient in gradients), f"step {t} does not see its own item"
         for gradient in gradients:

@@ -80,3 +80,24 @@ def gradients(costs: Tensor, targets: Tensor, *learned: Tensor, alike: bool = Fa
     weights = 3 if alike else torch.arange(1, 141).view(70, 2)
     weighted = costs.where(targets != PAD, 0.0) * weights
     return torch.autograd.grad(weighted.sum(), learned)
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 10**6])
+def test_a_function_in_blocks_of_any_size_gives_the_same_numbers_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(parts, "SCORES_IN_CACHE", at_once)
+    table, bias, states, targets, _ = softmax_inputs()
+    sizes = []
+
+    def function(states: Tensor, targets: Tensor) -> Tensor:
+        sizes.append(len(states))
+        return (states @ table.T + bias).gather(1, targets)
+
+    with torch.no_grad():
+        parts.in_blocks(function, 10, states, targets)
+    assert sizes == ([70] if at_once == 10**6 else [5] * 14 if at_once == 50 else [1] * 70)
+    found, whole = parts.in_blocks(function, 10, states, targets), function(states, targets)
+    torch.testing.assert_close(found, whole)
+    learned = (table, bias, states)
+    torch.testing.assert_close(gradients(found, targets, *learned), gradients(whole, targets, *learned))

@@ -42,3 +42,26 @@ def part_size(rows: Tensor, scores_per_row: int) -> int:
 def spread(costs: Tensor, real: Tensor, real_X: Tensor) -> Tensor:
     """The costs of all X rows: ``costs`` at the indices ``real``, 0 elsewhere."""
     return costs.new_zeros(len(real_X), costs.shape[1]).index_copy(0, real, costs)
+
+
+def in_blocks(function: Callable[..., Tensor], numbers_per_row: int, *rows: Tensor) -> Tensor:
+    """``function(*rows)``, one row of the result for each row of the arguments, computed in blocks of rows.
+
+    ``numbers_per_row``: how many ``function`` holds at once for each row. With a gradient, the backward pass computes
+    each block again. The plain version is ``function(*rows)`` itself, whose memory is not limited.
+    """
+    size = rows_at_once(rows[0], numbers_per_row)
+    if size is None or len(rows[0]) <= size:
+        return function(*rows)
+    blocks = zip(*(tensor.split(size) for tensor in rows), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([function(*block) for block in blocks])
+    return torch.cat([checkpoint(function, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks])
+
+
+def rows_at_once(rows: Tensor, numbers_per_row: int) -> int | None:
+    """Rows of a block of ``in_blocks``; None: all, where plain versions run, and while torch.compile or torch.export
+    traces the code."""
+    if torch.compiler.is_compiling() or not allowed():
+        return None
+    return max(1, (SCORES_IN_CACHE if fast_on(rows) else SCORES_AT_ONCE) // numbers_per_row)
