@@ -182,6 +182,14 @@ def test_an_empty_history_has_finite_scores_and_gradients(softmax: bool) -> None
     assert scores.isfinite().all() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_the_vector_of_padding_is_not_seen_even_in_an_empty_history() -> None:
+    model, shown = make_model(), history(torch.tensor([[PAD, PAD], [4, PAD]]))
+    before_BM = model.head.score_all(model.newest(shown))[:, 1:].detach()
+    with torch.no_grad():
+        model.vectors.items.weight[PAD] = 1e6
+    assert torch.equal(model.head.score_all(model.newest(shown))[:, 1:], before_BM)
+
+
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
     model = make_model(**options).train()

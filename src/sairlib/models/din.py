@@ -113,11 +113,11 @@ class DIN(StepModel):
 
     @property
     def head(self) -> Head:
-        return Activated(self)
+        return LocalActivation(self)
 
 
 @final
-class Activated(Head):
+class LocalActivation(Head):
     """Scores items by DIN's two networks. The parts of a state are those of ``DIN.encode``.
 
     N is here the length of a history, H; A is the width of the activation unit's first layer.
