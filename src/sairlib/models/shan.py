@@ -21,9 +21,9 @@ class SHAN(StepModel):
     Both attentions are of sets, without positions, and their query is the user's vector u. The short-term set S holds
     the newest ``n_short`` items, the long-term set L all before them:
 
-        u_long = sum over L of alpha_j x_j,            alpha = softmax over L of u . ReLU(W_1 x_j + b_1)
-        u_hyb = beta_0 u_long + sum over S of beta_j x_j
-                              beta = softmax over u_long and S of u . ReLU(W_2 x + b_2), x being u_long or an x_j
+        u_long = sum over L of alpha_j x_j,    alpha = softmax over L of u . ReLU(W_1 x_j + b_1)
+        u_hyb = beta_0 u_long + sum over S of beta_j x_j,
+            beta = softmax over u_long and S of u . ReLU(W_2 x + b_2), with x being u_long or an x_j of S
 
     ``l2_uv`` adds l2_uv (||U||^2 + ||X||^2) to the loss, the tables of users and items; ``l2_a`` adds
     l2_a (||W_1||^2 + ||W_2||^2). The paper's loss is BPR. UserError in evaluation for a user that the model was not
