@@ -9,6 +9,7 @@ from small_data import history
 from torch import Tensor, nn
 
 from sairlib.batch import Batch
+from sairlib.models.heads import ByCosines, ByDistances, ByProducts, HeadPart
 from sairlib.models.recommender import Recommender, StepModel, one_tensor
 from sairlib.nn.layers import Table, UserTable
 
@@ -50,6 +51,18 @@ def randomised(model: nn.Module, scale: float = 1.0) -> None:
 
 def arrays(model: nn.Module) -> dict[str, NDArray]:
     return {key: value.numpy() for key, value in model.state_dict().items()}
+
+
+def plain_score(head: HeadPart, state: NDArray, vector: NDArray, bias: float = 0.0) -> float:
+    """What a part makes of a state and an item's vector, by its formula."""
+    if isinstance(head, ByDistances):
+        apart = [x - y for x, y in zip(state, vector, strict=True)]
+        return bias - sum(abs(x) if head.kind == "l1" else x**2 for x in apart)
+    product = sum(x * y for x, y in zip(state, vector, strict=True))
+    if isinstance(head, ByProducts):
+        return bias + product
+    assert isinstance(head, ByCosines)
+    return bias + product / (sum(x**2 for x in state) * sum(y**2 for y in vector)) ** 0.5 / head.temperature
 
 
 def assert_scores_are(model: StepModel, plain: Callable[[int, int, int], float], tolerance: float = 1e-12) -> None:

@@ -6,12 +6,13 @@ import model_helpers
 import numpy as np
 import pytest
 import torch
-from model_helpers import arrays, padded
+from model_helpers import arrays, padded, plain_score
 from reference import Vector, Weights, feed_forward, nothing
 
 from sairlib.batch import History
 from sairlib.errors import UserError
 from sairlib.models.fuxi_alpha import FuXiAlpha
+from sairlib.models.heads import ByCosines, ByProducts
 from sairlib.nn.layers import Dropout
 
 M, MAX_LEN, D = 11, 6, 8
@@ -27,13 +28,12 @@ FLIPS: dict[str, Any] = {
     "position_channel": False,
     "time_channel": False,
     "positions": "newest",
-    "cosine": False,
-    "temperature": 1.0,
+    "head": ByProducts(),
 }
 PAIRS = [
     {"n_heads": 3, "n_blocks": 3},
     {"positions": None, "time_channel": False},
-    {"cosine": False, "temperature": 2.0},
+    {"head": ByCosines(2.0)},
 ]
 
 
@@ -108,8 +108,7 @@ def check_against_plain(model: FuXiAlpha, options: dict[str, Any]) -> None:
             expected = []
             for item in range(1, M + 1):
                 vector = weights["encoder.item_embedding.weight"][item]
-                lengths = np.sqrt(sum(state**2)) * np.sqrt(sum(vector**2)) if options.get("cosine", True) else 1.0
-                expected.append(state @ vector / lengths / options.get("temperature", 0.05))
+                expected.append(plain_score(options.get("head", ByCosines()), state, vector))
             with torch.no_grad():
                 actual_M = model.head.score_all(states_BND[user, t : t + 1])[0, 1:]
             np.testing.assert_allclose(actual_M.numpy(), expected, rtol=1e-9, atol=1e-9)
@@ -145,8 +144,6 @@ def test_without_times_it_refuses_or_does_without() -> None:
         ({"d_v": -1}, "d_v=-1: must be 1 or more"),
         ({"ffn_width": 0}, "ffn_width=0: must be 1 or more"),
         ({"dropout": 1.0}, "dropout must be in"),
-        ({"temperature": 0.0}, "temperature=0.0: must be more than 0"),
-        ({"temperature": float("nan")}, "temperature=nan"),
         ({"positions": "middle"}, "positions=middle"),
     ],
     ids=str,

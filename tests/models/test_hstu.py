@@ -8,7 +8,7 @@ import model_helpers
 import numpy as np
 import pytest
 import torch
-from model_helpers import arrays, padded
+from model_helpers import arrays, padded, plain_score
 from reference import Vector, Weights, nothing
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from sairlib.batch import History
 from sairlib.errors import UserError
 from sairlib.exporting.check import difference
 from sairlib.exporting.programs import scores, trace
+from sairlib.models.heads import ByCosines, ByProducts
 from sairlib.models.hstu import HSTU
 from sairlib.nn.layers import Dropout
 from sairlib.nn.relative import back
@@ -34,10 +35,9 @@ FLIPS: dict[str, Any] = {
     "position_bias": False,
     "time_bias": False,
     "positions": "newest",
-    "cosine": False,
-    "temperature": 1.0,
+    "head": ByProducts(),
 }
-PAIRS = [{"n_heads": 3, "n_blocks": 3}, {"positions": None, "time_bias": False}, {"cosine": False, "temperature": 2.0}]
+PAIRS = [{"n_heads": 3, "n_blocks": 3}, {"positions": None, "time_bias": False}, {"head": ByCosines(2.0)}]
 
 
 def make_model(**options: Any) -> HSTU:
@@ -110,8 +110,7 @@ def check_against_plain(model: HSTU, options: dict[str, Any]) -> None:
             expected = []
             for item in range(1, M + 1):
                 vector = weights["encoder.item_embedding.weight"][item]
-                lengths = np.sqrt(sum(state**2)) * np.sqrt(sum(vector**2)) if options.get("cosine", True) else 1.0
-                expected.append(state @ vector / lengths / options.get("temperature", 0.05))
+                expected.append(plain_score(options.get("head", ByCosines()), state, vector))
             with torch.no_grad():
                 actual_M = model.head.score_all(states_BND[user, t : t + 1])[0, 1:]
             np.testing.assert_allclose(actual_M.numpy(), expected, rtol=1e-9, atol=1e-9)
@@ -197,8 +196,6 @@ def test_without_times_it_is_exported() -> None:
         ({"d_qk": 0}, "d_qk=0: must be 1 or more"),
         ({"d_v": -1}, "d_v=-1: must be 1 or more"),
         ({"dropout": 1.0}, "dropout must be in"),
-        ({"temperature": 0.0}, "temperature=0.0: must be more than 0"),
-        ({"temperature": float("nan")}, "temperature=nan"),
         ({"positions": "middle"}, "positions=middle"),
     ],
     ids=str,

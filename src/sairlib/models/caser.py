@@ -8,7 +8,8 @@ from torch.nn.functional import max_pool1d, pad
 
 from sairlib.batch import PAD, History
 from sairlib.errors import UserError
-from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.models.heads import ByProducts, HeadPart
+from sairlib.models.recommender import Head, StepModel
 from sairlib.nn.layers import Dropout, Table, UserTable
 
 
@@ -53,6 +54,7 @@ class Caser(StepModel):
         n_v: int = 4,
         dropout: float = 0.5,
         user_embedding: bool = True,
+        head: HeadPart | None = None,
     ) -> None:
         super().__init__()
         if d < 1:
@@ -62,6 +64,7 @@ class Caser(StepModel):
         if min(n_h, n_v) < 0 or n_h == n_v == 0:
             raise UserError(f"n_h={n_h}, n_v={n_v}: must be 0 or more, and not both 0")
         self.n_items = n_items
+        self.scoring = head or ByProducts()
         self.memory = self.L = L
         width = 2 * d if user_embedding else d
         self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
@@ -83,14 +86,14 @@ class Caser(StepModel):
     def encode(self, history: History) -> Tensor:
         filtered_BNX = self.dropout(self._filtered(history.items_BN))
         z_BND: Tensor = self.fully_connected(filtered_BNX).relu()
-        if self.user_embedding is None:
-            return z_BND
-        users_B1D = self.user_embedding(history.users_B)[:, None]
-        return torch.cat([z_BND, users_B1D.expand(-1, z_BND.shape[1], -1)], -1)
+        if self.user_embedding is not None:
+            users_B1D = self.user_embedding(history.users_B)[:, None]
+            z_BND = torch.cat([z_BND, users_B1D.expand(-1, z_BND.shape[1], -1)], -1)
+        return self.scoring.states(z_BND)
 
     @property
     def head(self) -> Head:
-        return Products(self.output_embedding.of, lambda items: self.output_bias.of(items).squeeze(-1))
+        return self.scoring.head(self.output_embedding, bias=lambda items: self.output_bias.of(items).squeeze(-1))
 
     def _filtered(self, items_BN: Tensor) -> Tensor:
         """Outputs of the filters at every step (B, N, n_v d + n_h L)."""

@@ -6,9 +6,8 @@ from typing import final
 from torch import Tensor
 
 from sairlib.batch import History
-from sairlib.errors import UserError
-from sairlib.models.heads import unit, units
-from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.models.heads import ByCosines, HeadPart
+from sairlib.models.recommender import Head, StepModel
 from sairlib.nn.fuxi import ChannelBlocks
 from sairlib.nn.layers import ItemEncoder
 
@@ -56,12 +55,9 @@ class FuXiAlpha(StepModel):
         position_channel: bool = True,
         time_channel: bool = True,
         positions: str | None = "oldest",
-        cosine: bool = True,
-        temperature: float = 0.05,
+        head: HeadPart | None = None,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise UserError(f"temperature={temperature}: must be more than 0")
         self.n_items = n_items
         blocks = partial(
             ChannelBlocks,
@@ -76,19 +72,14 @@ class FuXiAlpha(StepModel):
         )
         self.encoder = ItemEncoder(n_items, max_len, d, dropout, blocks, positions=positions)
         self.needs_times = self.encoder.encoder.needs_times
-        self.cosine = cosine
-        self.temperature = temperature
+        self.scoring = head or ByCosines()
 
     def encode(self, history: History) -> Tensor:
-        return self._scaled(self.encoder(history.items_BN, history.times_BN))
+        return self.scoring.states(self.encoder(history.items_BN, history.times_BN))
 
     def newest(self, history: History) -> Tensor:
-        return self._scaled(self.encoder.newest(history.items_BN, history.times_BN))
-
-    def _scaled(self, states: Tensor) -> Tensor:
-        return (unit(states) if self.cosine else states) / self.temperature
+        return self.scoring.states(self.encoder.newest(history.items_BN, history.times_BN))
 
     @property
     def head(self) -> Head:
-        table = self.encoder.item_embedding
-        return Products(units(table) if self.cosine else table.of)
+        return self.scoring.head(self.encoder.item_embedding)

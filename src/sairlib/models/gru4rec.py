@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from sairlib.batch import PAD, History
 from sairlib.errors import UserError
-from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.models.heads import ByProducts, HeadPart
+from sairlib.models.recommender import Head, StepModel
 from sairlib.nn.layers import Dropout, Table
 from sairlib.nn.recurrent import gru_layers, start_gates
 
@@ -57,12 +58,14 @@ class GRU4Rec(StepModel):
         embedding_dropout: float = 0.0,
         hidden_dropout: float = 0.2,
         tied: bool = True,
+        head: HeadPart | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("d", d), ("d_hidden", d_hidden), ("n_layers", n_layers)):
             if value < 1:
                 raise UserError(f"{name}={value}: must be 1 or more")
         self.n_items = n_items
+        self.scoring = head or ByProducts()
         self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
         self.embedding_dropout = Dropout(embedding_dropout)
         self.layers = gru_layers([d] + [d_hidden] * n_layers)
@@ -81,8 +84,8 @@ class GRU4Rec(StepModel):
         states_BND: Tensor = self.embedding_dropout(self.item_embedding(history.items_BN))
         for layer in self.layers:
             states_BND = self.hidden_dropout(layer(states_BND)[0])
-        return states_BND if self.dense is None else self.dense(states_BND)
+        return self.scoring.states(states_BND if self.dense is None else self.dense(states_BND))
 
     @property
     def head(self) -> Head:
-        return Products(self._table.of, lambda items: self.output_bias.of(items).squeeze(-1))
+        return self.scoring.head(self._table, bias=lambda items: self.output_bias.of(items).squeeze(-1))

@@ -1,5 +1,6 @@
-"""Heads beside products: distances, cosines, and a mixture of two heads."""
+"""Heads beside products: distances, and a mixture of two heads; and the parts that make a model's head."""
 
+from abc import ABC, abstractmethod
 from typing import final
 
 import torch
@@ -7,31 +8,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sairlib.batch import State
-from sairlib.models.recommender import Head, Lookup, one_tensor
+from sairlib.errors import UserError
+from sairlib.models.recommender import Head, Lookup, Products, one_tensor
 from sairlib.nn.kernels.distances import all_squared_distances, squared_distances
 from sairlib.nn.kernels.lookup import rows
 from sairlib.nn.layers import Table
 
+DISTANCES = ("squared_l2", "l1")
 SHORTEST = 1e-6
 """Vectors shorter than this are divided by it, not by their length."""
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """Vectors (..., D) scaled to length 1."""
-    return normalize(vectors, dim=-1, eps=SHORTEST)
-
-
-def units(table: Table) -> Lookup:
-    """The rows of a table scaled to length 1. A product of two such vectors is the cosine of their angle."""
-
-    def vectors(items: Tensor | None) -> Tensor:
-        if items is None:
-            return unit(table.weight)
-        if table.sparse or items.numel() < len(table.weight):
-            return unit(table(items))
-        return rows(unit(table.weight), items, table.padding_idx)  # scales fewer rows
-
-    return vectors
 
 
 @final
@@ -94,3 +79,67 @@ class Mixture(Head):
 
     def _mix(self, first: Tensor, second: Tensor) -> Tensor:
         return self.w * first + (1 - self.w) * second
+
+
+class HeadPart(ABC):
+    """How a model's states score items: a part that is handed to a model, the group ``model/head``."""
+
+    @abstractmethod
+    def head(self, table: Table, vectors: Lookup | None = None, bias: Lookup | None = None) -> Head:
+        """Scores items by their vectors: those of ``table``, or ``vectors``, made from it."""
+
+    def scale(self, states: Tensor) -> Tensor | None:
+        """By what states (..., D) are multiplied before they are scored (..., 1); None: by nothing."""
+        return None
+
+    def states(self, states: Tensor) -> Tensor:
+        """The states that are scored."""
+        scale = self.scale(states)
+        return states if scale is None else states * scale
+
+
+@final
+class ByProducts(HeadPart):
+    """score = <state, item vector> + bias, as nearly all models have it."""
+
+    def head(self, table: Table, vectors: Lookup | None = None, bias: Lookup | None = None) -> Head:
+        return Products(vectors or table.of, bias)
+
+
+@final
+class ByCosines(HeadPart):
+    """score = cosine of state and item vector / ``temperature`` + bias. UserError for a temperature of 0 or less."""
+
+    def __init__(self, temperature: float = 0.05) -> None:
+        if not temperature > 0:
+            raise UserError(f"head.temperature={temperature}: must be more than 0")
+        self.temperature = temperature
+
+    def head(self, table: Table, vectors: Lookup | None = None, bias: Lookup | None = None) -> Head:
+        raw = vectors or table.of
+
+        def units(items: Tensor | None) -> Tensor:
+            if items is None or table.sparse or items.numel() < len(table.weight):
+                return normalize(raw(items), dim=-1, eps=SHORTEST)
+            # The items of a batch are more than there are: fewer vectors are scaled so.
+            return rows(normalize(raw(None), dim=-1, eps=SHORTEST), items, table.padding_idx)
+
+        return Products(units, bias)
+
+    def scale(self, states: Tensor) -> Tensor:
+        lengths: Tensor = states.norm(dim=-1, keepdim=True)
+        return 1 / (lengths.clamp_min(SHORTEST) * self.temperature)
+
+
+@final
+class ByDistances(HeadPart):
+    """score = bias - distance of state and item vector, ``kind`` as in ``Distances``. Needs a loss that compares scores
+    (``bpr``, ``hinge``, ``softmax``, ...): they are no log-odds."""
+
+    def __init__(self, kind: str = "squared_l2") -> None:
+        if kind not in DISTANCES:
+            raise UserError(f"head.kind={kind!r}: choose one of {', '.join(DISTANCES)}")
+        self.kind = kind
+
+    def head(self, table: Table, vectors: Lookup | None = None, bias: Lookup | None = None) -> Head:
+        return Distances(vectors or table.of, bias, self.kind)

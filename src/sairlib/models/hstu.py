@@ -6,9 +6,8 @@ from typing import final
 from torch import Tensor
 
 from sairlib.batch import History
-from sairlib.errors import UserError
-from sairlib.models.heads import unit, units
-from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.models.heads import ByCosines, HeadPart
+from sairlib.models.recommender import Head, StepModel
 from sairlib.nn.hstu import TransductionUnits
 from sairlib.nn.layers import ItemEncoder
 
@@ -30,7 +29,7 @@ class HSTU(StepModel):
       e^(0.301 n) units of the data on (mostly seconds). UserError for histories without times: ``time_bias=False``.
     - ``positions``: the vectors added to X count from the ``oldest`` step, as in the authors' code, or from the
       ``newest``; None omits them.
-    - ``cosine``: scores are those of unit vectors; False takes the vectors as they are. ``temperature``: tau.
+    - ``head``: how states score items, by cosines with tau = 0.05 if not given.
 
     Deviations from the paper and its authors' public code (for MovieLens and Amazon):
 
@@ -62,8 +61,7 @@ class HSTU(StepModel):
         position_bias: bool = True,
         time_bias: bool = True,
         positions: str | None = "oldest",
-        cosine: bool = True,
-        temperature: float = 0.05,
+        head: HeadPart | None = None,
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -78,22 +76,15 @@ class HSTU(StepModel):
             time_bias=time_bias,
         )
         self.encoder = ItemEncoder(n_items, max_len, d, dropout, units, positions=positions)
-        if not temperature > 0:
-            raise UserError(f"temperature={temperature}: must be more than 0")
         self.needs_times = self.encoder.encoder.needs_times
-        self.cosine = cosine
-        self.temperature = temperature
+        self.scoring = head or ByCosines()
 
     def encode(self, history: History) -> Tensor:
-        return self._scaled(self.encoder(history.items_BN, history.times_BN))
+        return self.scoring.states(self.encoder(history.items_BN, history.times_BN))
 
     def newest(self, history: History) -> Tensor:
-        return self._scaled(self.encoder.newest(history.items_BN, history.times_BN))
-
-    def _scaled(self, states: Tensor) -> Tensor:
-        return (unit(states) if self.cosine else states) / self.temperature
+        return self.scoring.states(self.encoder.newest(history.items_BN, history.times_BN))
 
     @property
     def head(self) -> Head:
-        table = self.encoder.item_embedding
-        return Products(units(table) if self.cosine else table.of)
+        return self.scoring.head(self.encoder.item_embedding)

@@ -9,7 +9,8 @@ from torch.nn.functional import normalize
 
 from sairlib.batch import PAD, Batch, History, State, at_steps, last_steps
 from sairlib.errors import UserError
-from sairlib.models.recommender import Explanation, Head, Interests, Products, StepModel
+from sairlib.models.heads import ByProducts, HeadPart
+from sairlib.models.recommender import Explanation, Head, Interests, StepModel
 from sairlib.nn.categories import POOLINGS, CategoryEmbedding
 from sairlib.nn.interests import InterestAggregator, InterestRetrieval, Retrieved, centroids, decorrelation, imbalance
 from sairlib.nn.layers import EncoderPart, ItemEncoder, SelfAttention
@@ -53,15 +54,16 @@ class SAIR(StepModel):
         determines how sharp the softmax of eq. (9) is at first.
     12. ``aggregator_skip``: e_t = F_t + the sum of eq. (10), which has no such term: all that the encoder knows passes
         through K small nets there.
+    13. ``head``: a part in the place of the product of eq. (11), ``model/head=cosines`` or ``distances``.
 
     Against the collapse of interests (few of them get all the weight), from the mixture-of-experts literature and all
     off by default:
 
-    13. ``relevance="cosine"``: eq. (4) is the cosine of prefix and interest. ``temperature`` divides either.
-    14. ``choice_noise``: in training, Gaussian noise on the scores of eq. (6) (``nn.interests.noisy``).
-    15. ``balance_weight``: weight of a loss that makes all interests be chosen alike (``nn.interests.imbalance``). With
+    14. ``relevance="cosine"``: eq. (4) is the cosine of prefix and interest. ``temperature`` divides either.
+    15. ``choice_noise``: in training, Gaussian noise on the scores of eq. (6) (``nn.interests.noisy``).
+    16. ``balance_weight``: weight of a loss that makes all interests be chosen alike (``nn.interests.imbalance``). With
         ``weights="raw"`` the matrices of eq. (5) learn from it alone.
-    16. ``pool_start="kmeans"``: C starts as the centroids of the states of some histories, scaled to length 1. At that
+    17. ``pool_start="kmeans"``: C starts as the centroids of the states of some histories, scaled to length 1. At that
         time the states are those of an untrained encoder.
 
     Deviations from the paper: (a) the logistic loss includes the sigmoid that is missing in eq. (12); (b) L_ce is a
@@ -79,6 +81,7 @@ class SAIR(StepModel):
         d: int = 64,
         dropout: float = 0.2,
         encoder: EncoderPart = SelfAttention,
+        head: HeadPart | None = None,
         variant: str = "sair",
         weights: str = "interacted",
         interest_ffn: str = "per_slot",
@@ -120,6 +123,7 @@ class SAIR(StepModel):
         if variant == "label" and top_k > n_categories:
             raise UserError(f"interests.top_k={top_k} is more than the {n_categories} categories, SAIR-label's pool")
         self.n_items = n_items
+        self.scoring = head or ByProducts()
         self.variant = variant
         self.decov_weight = decov_weight
         self.balance_weight = balance_weight
@@ -175,14 +179,12 @@ class SAIR(StepModel):
         states_BND, retrieved = self.retrieve(history)
         if self.training and self.balance_weight:
             self._imbalance = imbalance(retrieved, history.items_BN != PAD)
-        fused_BND: Tensor = self.aggregator(states_BND, self.pool_LD, retrieved)
-        return fused_BND
+        return self.scoring.states(self.aggregator(states_BND, self.pool_LD, retrieved))
 
     def newest(self, history: History) -> Tensor:
         states_BND, last_B = self.encoder(history.items_BN, history.times_BN), last_steps(history.items_BN)
         retrieved = self.retrieval.at_steps(states_BND, self.pool_LD, last_B)
-        fused_BD: Tensor = self.aggregator(at_steps(states_BND, last_B), self.pool_LD, retrieved)
-        return fused_BD
+        return self.scoring.states(self.aggregator(at_steps(states_BND, last_B), self.pool_LD, retrieved))
 
     @torch.no_grad()
     def explain(self, history: History) -> Explanation:
@@ -190,7 +192,10 @@ class SAIR(StepModel):
         states_BND, retrieved = self.retrieve(history)
         newest = Retrieved(*(at_steps(part, last_B) for part in retrieved))
         newest_BD = at_steps(states_BND, last_B)
-        parts_BKD = self.aggregator.parts(newest_BD, self.pool_LD, newest)
+        parts_BKD, rest_BD = self.aggregator.parts(newest_BD, self.pool_LD, newest), self.aggregator.rest(newest_BD)
+        scale_B1 = self.scoring.scale(parts_BKD.sum(1) + rest_BD)
+        if scale_B1 is not None:
+            parts_BKD, rest_BD = parts_BKD * scale_B1[:, None], rest_BD * scale_B1
         return Explanation(
             retrieved.relevance_BNL,
             retrieved.interacted_BNL,
@@ -199,7 +204,7 @@ class SAIR(StepModel):
             newest.kept_BNK,
             newest.weights_BNK,
             parts_BKD,
-            self.aggregator.rest(newest_BD),
+            rest_BD,
         )
 
     @torch.no_grad()
@@ -222,7 +227,7 @@ class SAIR(StepModel):
 
     @property
     def head(self) -> Head:
-        return Products(self._vectors)
+        return self.scoring.head(self.encoder.item_embedding, self._vectors)
 
     def _vectors(self, items: Tensor | None) -> Tensor:
         """Item vectors for the scores: H_id, or H_id + H_cate."""

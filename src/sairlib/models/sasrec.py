@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sairlib.batch import PAD, History
-from sairlib.models.recommender import Head, Products, StepModel
+from sairlib.models.heads import ByProducts, HeadPart
+from sairlib.models.recommender import Head, StepModel
 from sairlib.nn.layers import AttentionPart, ItemEncoder, SelfAttention, Table, UserTable
 
 
@@ -40,7 +41,7 @@ class SASRec(StepModel):
        With these four they are LiGR's blocks, as in eSASRec (Tikhonovich et al., RecSys 2025): its presets are
        ``experiment=full-ranking/esasrec-...``. In its authors' code the gates and the attention have biases as well,
        and the dropout of attention weights and the output matrix are on. ``attention`` is a part in the place of
-       softmax(QK^T / sqrt(d)) V: ``model/attention=linformer``.
+       softmax(QK^T / sqrt(d)) V: ``model/attention=linformer``; ``head`` one in the place of the inner product.
     6. Embeddings start Xavier-uniform (the default in the authors' framework); the paper does not say.
     """
 
@@ -66,9 +67,11 @@ class SASRec(StepModel):
         ffn: str = "relu",
         final_norm: bool = True,
         attention: AttentionPart | None = None,
+        head: HeadPart | None = None,
     ) -> None:
         super().__init__()
         self.n_items = n_items
+        self.scoring = head or ByProducts()
         blocks = partial(
             SelfAttention,
             n_blocks=n_blocks,
@@ -90,14 +93,15 @@ class SASRec(StepModel):
 
     def encode(self, history: History) -> Tensor:
         states_BND: Tensor = self.encoder(history.items_BN)
-        if self.user_embedding is None:
-            return states_BND
-        users_B1D: Tensor = self.user_embedding(history.users_B)[:, None]
-        return states_BND + users_B1D
+        if self.user_embedding is not None:
+            states_BND = states_BND + self.user_embedding(history.users_B)[:, None]
+        return self.scoring.states(states_BND)
 
     def newest(self, history: History) -> Tensor:
         states_BD = self.encoder.newest(history.items_BN)
-        return states_BD if self.user_embedding is None else states_BD + self.user_embedding(history.users_B)
+        if self.user_embedding is not None:
+            states_BD = states_BD + self.user_embedding(history.users_B)
+        return self.scoring.states(states_BD)
 
     @torch.no_grad()
     def attentions(self, history: History) -> Iterator[tuple[str, Tensor]]:
@@ -105,4 +109,4 @@ class SASRec(StepModel):
 
     @property
     def head(self) -> Head:
-        return Products((self.output_embedding or self.encoder.item_embedding).of)
+        return self.scoring.head(self.output_embedding or self.encoder.item_embedding)

@@ -8,11 +8,9 @@ from torch.nn.functional import normalize
 
 from sairlib.batch import PAD, History
 from sairlib.errors import UserError
-from sairlib.models.heads import Distances
+from sairlib.models.heads import DISTANCES, Distances
 from sairlib.models.recommender import Head, StepModel
 from sairlib.nn.layers import Table, UserTable
-
-DISTANCES = ("squared_l2", "l1")
 
 
 @final
