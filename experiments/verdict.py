@@ -51,7 +51,7 @@ def answer(question: dict[str, Any], records: Path) -> str:
     systems = collected.systems(runs)
     baseline = next(system for system in systems if system.runs[0].directory in folders[first])
     for ranking in RANKINGS:
-        published = question.get("published", {}) if ranking == "sampled" else {}
+        published = _published(question, systems) if ranking == "sampled" else {}
         table = comparison_table.corrected(comparison_table.rows(systems, ranking, METRIC, baseline, published))
         places = " ".join(f"experiments/{claim}-s*" for claim, found in folders.items() if found)
         lines += [
@@ -69,6 +69,13 @@ def answer(question: dict[str, Any], records: Path) -> str:
         lines += [f"- {_use(system)}" for system in systems]
         lines.append("")
     return "\n".join(lines)
+
+
+def _published(question: dict[str, Any], systems: list[collected.System]) -> dict[str, float]:
+    """The question's published figures, of folders, by the names of the systems whose runs are in these."""
+    figures = question.get("published", {})
+    folders = {system.name: re.sub(r"-s\d+$", "", system.runs[0].directory.name) for system in systems}
+    return {name: figures[folder] for name, folder in folders.items() if folder in figures}
 
 
 def _apart(folders: dict[str, list[Path]]) -> str:
