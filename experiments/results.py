@@ -79,12 +79,17 @@ def _copy(run_dir: Path, folder: Path) -> None:
     (folder / "run.json").write_text(json.dumps({**record, "command": shlex.join(words)}, indent=2) + "\n")
 
 
+class NoPreset(SystemExit):
+    """A record of a run without ``experiment=``."""
+
+
 class Run:
-    """The record of one run."""
+    """The record of one run. Its ``claim``: the folder's name without the seed, of a table with the path before it."""
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
-        self.claim = re.sub(r"-s\d+$", "", folder.name)
+        self.place = f"runs/{folder.name}" if folder.parent == RUNS else f"tables/{folder.parent.name}/{folder.name}"
+        self.claim = re.sub(r"-s\d+$", "", self.place.removeprefix("runs/"))
         self.test: dict[str, Any] = json.loads((folder / "test.json").read_text())
         self.record: dict[str, Any] = json.loads((folder / "run.json").read_text())
         self.events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -97,9 +102,7 @@ class Run:
         words = [word for word in self.record["command"].split() if "=" in word or word.startswith("~")]
         preset = next((word.removeprefix("experiment=") for word in words if word.startswith("experiment=")), None)
         if preset is None:
-            raise SystemExit(
-                f"error: {folder}: only runs of a preset (experiment=...) can be shown beside a published figure"
-            )
+            raise NoPreset(f"{folder}: only runs of a preset (experiment=...) can be shown beside a published figure")
         self.preset: str = PUBLISHED["renamed"].get(preset, preset)
         self.resumed = "resume=true" in words
         left_out = ("experiment=", "run_dir=", "seed=", "resume=")
@@ -169,8 +172,8 @@ class Claim:
     def links(self, up: str) -> str:
         """Links to the records; ``up`` is the path from the table's file to experiments/."""
         first, *others = self.runs
-        more = [f"[{run.name.removeprefix(self.name + '-')}]({up}runs/{run.name})" for run in others]
-        return ", ".join([f"[{first.name}]({up}runs/{first.name})", *more])
+        more = [f"[s{run.name.rpartition('-s')[2]}]({up}{run.place})" for run in others]
+        return ", ".join([f"[{first.name}]({up}{first.place})", *more])
 
     def trace(self, up: str) -> str:
         """The source of a row in short: record, epoch, split. RESULTS.md has the command."""
@@ -192,8 +195,13 @@ def published_of(preset: str) -> list[str]:
 def read() -> dict[str, Claim]:
     """Every claim that has records, by its name."""
     runs_of: dict[str, list[Run]] = {}
-    for folder in sorted(RUNS.iterdir()):
-        run = Run(folder)
+    for folder in [*sorted(RUNS.iterdir()), *sorted(TABLES.glob("*/*"))]:
+        try:
+            run = Run(folder)
+        except NoPreset:
+            if folder.parent == RUNS:
+                raise
+            continue  # tables of variants have none
         runs_of.setdefault(run.claim, []).append(run)
     return {name: Claim(runs) for name, runs in runs_of.items()}
 

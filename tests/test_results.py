@@ -85,7 +85,10 @@ def test_a_row_is_marked_where_training_was_cut_while_validation_rose(
     assert claim.epochs() == f"{best} of {last}"
 
 
-def test_a_row_of_seeds_has_mean_and_half_range_and_one_seed_its_interval(results: ModuleType, tmp_path: Path) -> None:
+def test_a_row_of_seeds_has_mean_and_half_range_and_one_seed_its_interval(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "RUNS", tmp_path)
     settled = {"best": 1, "looks": [1, 2], "last": 2, "epochs": 2}
     runs = [
         results.Run(record(tmp_path / "x-s1", ndcg=0.5, **settled)),
