@@ -8,11 +8,10 @@ import model_helpers
 import numpy as np
 import pytest
 import torch
-from model_helpers import arrays, padded, plain_score
 from reference import Vector, Weights, nothing
+from timed_histories import MAX_LEN, TIMES, D, M, bucket, check_against_plain, shown, silu
 from torch import Tensor
 
-from sairlib.batch import History
 from sairlib.errors import UserError
 from sairlib.exporting.check import difference
 from sairlib.exporting.programs import scores, trace
@@ -23,9 +22,6 @@ from sairlib.nn.relative import back
 
 sys.path.append(str(Path(__file__).parents[1] / "contracts"))
 
-M, MAX_LEN, D = 11, 6, 8
-HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 7, 8], [10, 11]]
-TIMES = [[10, 10, 11, 50, 10**6], [7], [0, 0, 3, 90, 4000, 10**9], [5, 10**17]]
 BASE: dict[str, Any] = {"d": D, "d_qk": 3, "d_v": 5, "n_blocks": 2, "dropout": 0.3}
 FLIPS: dict[str, Any] = {
     "n_blocks": 1,
@@ -46,25 +42,12 @@ def make_model(**options: Any) -> HSTU:
     return model
 
 
-def shown(times: list[list[int]] | None = TIMES) -> History:
-    items_BN = padded(HISTORIES)
-    return History(torch.arange(len(items_BN)), items_BN, None if times is None else padded(times))
-
-
 # The plain reading: one user, step, head and layer at a time.
 
 
 def norm(x: Vector) -> Vector:
     mean = sum(x) / len(x)
     return (x - mean) / np.sqrt(sum((value - mean) ** 2 for value in x) / len(x) + 1e-6)
-
-
-def silu(x: Any) -> Any:
-    return x / (1 + np.exp(-x))
-
-
-def bucket(time: int) -> int:
-    return min(int(np.log(max(time, 1)) / 0.301), 128)
 
 
 def encode(items: list[int], times: list[int], weights: Weights, options: dict[str, Any]) -> list[Vector]:
@@ -100,32 +83,15 @@ def encode(items: list[int], times: list[int], weights: Weights, options: dict[s
     return xs
 
 
-def check_against_plain(model: HSTU, options: dict[str, Any]) -> None:
-    weights = arrays(model)
-    with torch.no_grad():
-        states_BND = model.encode(shown())
-        newest_BM = model.head.score_all(model.newest(shown()))
-    for user, items in enumerate(HISTORIES):
-        for t, state in enumerate(encode(items, TIMES[user], weights, options)):
-            expected = []
-            for item in range(1, M + 1):
-                vector = weights["encoder.item_embedding.weight"][item]
-                expected.append(plain_score(options.get("head", ByCosines()), state, vector))
-            with torch.no_grad():
-                actual_M = model.head.score_all(states_BND[user, t : t + 1])[0, 1:]
-            np.testing.assert_allclose(actual_M.numpy(), expected, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(newest_BM[user, 1:].numpy(), expected, rtol=1e-9, atol=1e-9)
-
-
 @pytest.mark.parametrize("options", [{}, *({name: value} for name, value in FLIPS.items()), *PAIRS], ids=str)
 def test_equals_the_plain_equations(options: dict[str, Any]) -> None:
-    check_against_plain(make_model(**options), {**BASE, **options})
+    check_against_plain(make_model(**options), encode, {**BASE, **options})
 
 
 def test_dropout_falls_where_the_equations_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cosine in the place of dropout, here and there: it commutes with nothing beside it."""
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x.cos())
-    check_against_plain(make_model(), {**BASE, "drop": np.cos})
+    check_against_plain(make_model(), encode, {**BASE, "drop": np.cos})
 
 
 def test_times_are_counted_in_buckets_that_grow_by_35_percent() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sairlib.batch import PAD
 from sairlib.errors import UserError
 from sairlib.models.sair import SAIR
-from sairlib.nn.hstu import TransductionUnits
+from sairlib.nn.hstu import transduction_units
 from sairlib.nn.interests import centroids
 from sairlib.nn.layers import Dropout, SelfAttention
 
@@ -355,7 +355,7 @@ def test_the_weights_of_the_interaction_are_those_that_mix_the_relevances(option
 
 @torch.no_grad()
 def test_an_encoder_that_looks_at_times_gets_them() -> None:
-    model = SAIR(M, MAX_LEN, table(), 6, 5, 2, D, encoder=partial(TransductionUnits, max_len=MAX_LEN)).eval()
+    model = SAIR(M, MAX_LEN, table(), 6, 5, 2, D, encoder=partial(transduction_units, max_len=MAX_LEN)).eval()
     torch.nn.init.normal_(model.encoder.encoder.blocks[0].time_bias.weight, std=10.0)
     now = history(padded(HISTORIES))
     assert model.needs_times and now.times_BN is not None

@@ -8,7 +8,7 @@ from torch import Tensor
 from sairlib.batch import History
 from sairlib.models.heads import ByCosines, HeadPart
 from sairlib.models.recommender import Head, StepModel
-from sairlib.nn.fuxi import ChannelBlocks
+from sairlib.nn.fuxi import channel_blocks
 from sairlib.nn.layers import ItemEncoder
 
 
@@ -60,7 +60,7 @@ class FuXiAlpha(StepModel):
         super().__init__()
         self.n_items = n_items
         blocks = partial(
-            ChannelBlocks,
+            channel_blocks,
             max_len=max_len,
             n_blocks=n_blocks,
             n_heads=n_heads,

@@ -8,7 +8,7 @@ from torch import Tensor
 from sairlib.batch import History
 from sairlib.models.heads import ByCosines, HeadPart
 from sairlib.models.recommender import Head, StepModel
-from sairlib.nn.hstu import TransductionUnits
+from sairlib.nn.hstu import transduction_units
 from sairlib.nn.layers import ItemEncoder
 
 
@@ -66,7 +66,7 @@ class HSTU(StepModel):
         super().__init__()
         self.n_items = n_items
         units = partial(
-            TransductionUnits,
+            transduction_units,
             max_len=max_len,
             n_blocks=n_blocks,
             n_heads=n_heads,

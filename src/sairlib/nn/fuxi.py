@@ -1,6 +1,6 @@
 """FuXi-alpha's encoder: an attention each for what items are, when and where, then a gated feed-forward net."""
 
-from typing import final
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,8 @@ from torch.nn.functional import rms_norm, silu
 
 from sairlib.batch import at_steps
 from sairlib.nn.hstu import EPSILON, N_TIMES, check_sizes
-from sairlib.nn.layers import Dropout, Encoder, FeedForward
-from sairlib.nn.relative import Back, Bias, back, needed
+from sairlib.nn.layers import Dropout, FeedForward
+from sairlib.nn.relative import Back, Bias, RelativeBlocks
 
 
 class Channels(nn.Module):
@@ -70,49 +70,21 @@ def _normal(x: Tensor) -> Tensor:
     return rms_norm(x, x.shape[-1:], eps=EPSILON)
 
 
-@final
-class ChannelBlocks(Encoder):
-    """FuXi-alpha's stack of blocks; the arguments are explained in ``models.fuxi_alpha.FuXiAlpha``.
-
-    It shows no ``attentions``: its weights are not shares, and some are below 0.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        dropout: float,
-        max_len: int,
-        n_blocks: int = 2,
-        n_heads: int = 1,
-        d_qk: int = 64,
-        d_v: int = 64,
-        ffn_width: int | None = None,
-        position_channel: bool = True,
-        time_channel: bool = True,
-    ) -> None:
-        super().__init__()
-        inner = width if ffn_width is None else ffn_width
-        check_sizes(max_len=max_len, n_blocks=n_blocks, n_heads=n_heads, d_qk=d_qk, d_v=d_v, ffn_width=inner)
-        self.max_len = max_len
-        self.needs_times = "time_channel" if time_channel else None
-        self.blocks = nn.ModuleList(
-            Channels(width, dropout, max_len, n_heads, d_qk, d_v, inner, position_channel, time_channel)
-            for _ in range(n_blocks)
-        )
-
-    def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:
-        apart = self._apart(steps_BND, times_BN)
-        for block in self.blocks:
-            steps_BND = block(steps_BND, apart)
-        return steps_BND
-
-    def at_steps(self, steps_BND: Tensor, steps_B: Tensor, times_BN: Tensor | None = None) -> Tensor:
-        """Skips the other queries in the last block."""
-        apart = self._apart(steps_BND, times_BN)
-        for block in self.blocks[:-1]:
-            steps_BND = block(steps_BND, apart)
-        states_B1D: Tensor = self.blocks[-1](steps_BND, apart.at(steps_B), steps_B)
-        return states_B1D[:, 0]
-
-    def _apart(self, steps_BND: Tensor, times_BN: Tensor | None) -> Back:
-        return back(steps_BND, needed(times_BN) if self.needs_times else None, self.max_len, N_TIMES)
+def channel_blocks(
+    width: int,
+    dropout: float,
+    max_len: int,
+    n_blocks: int = 2,
+    n_heads: int = 1,
+    d_qk: int = 64,
+    d_v: int = 64,
+    ffn_width: int | None = None,
+    position_channel: bool = True,
+    time_channel: bool = True,
+) -> RelativeBlocks:
+    """FuXi-alpha's stack of blocks; the arguments are explained in ``models.fuxi_alpha.FuXiAlpha``."""
+    inner = width if ffn_width is None else ffn_width
+    check_sizes(max_len=max_len, n_blocks=n_blocks, n_heads=n_heads, d_qk=d_qk, d_v=d_v, ffn_width=inner)
+    block = partial(Channels, width, dropout, max_len, n_heads, d_qk, d_v, inner, position_channel, time_channel)
+    needs_times = "time_channel" if time_channel else None
+    return RelativeBlocks([block() for _ in range(n_blocks)], max_len, N_TIMES, needs_times)

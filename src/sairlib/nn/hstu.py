@@ -1,14 +1,14 @@
 """HSTU's encoder: attention without a softmax, which knows how long ago each step was."""
 
-from typing import final
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
 from sairlib.batch import at_steps
 from sairlib.errors import UserError
-from sairlib.nn.layers import Dropout, Encoder
-from sairlib.nn.relative import Back, Bias, back, needed
+from sairlib.nn.layers import Dropout
+from sairlib.nn.relative import Back, Bias, RelativeBlocks
 
 EPSILON = 1e-6
 """Of the normalisations, as in the authors' code."""
@@ -70,46 +70,18 @@ class Unit(nn.Module):
         return part_BNX.reshape(B, N, self.n_heads, X // self.n_heads).transpose(1, 2)
 
 
-@final
-class TransductionUnits(Encoder):
-    """HSTU's stack of layers; the arguments are explained in ``models.hstu.HSTU``.
-
-    It shows no ``attentions``: its weights are not shares, and some are below 0.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        dropout: float,
-        max_len: int,
-        n_blocks: int = 2,
-        n_heads: int = 1,
-        d_qk: int = 64,
-        d_v: int = 64,
-        position_bias: bool = True,
-        time_bias: bool = True,
-    ) -> None:
-        super().__init__()
-        check_sizes(max_len=max_len, n_blocks=n_blocks, n_heads=n_heads, d_qk=d_qk, d_v=d_v)
-        self.max_len = max_len
-        self.needs_times = "time_bias" if time_bias else None
-        self.blocks = nn.ModuleList(
-            Unit(width, dropout, max_len, n_heads, d_qk, d_v, position_bias, time_bias) for _ in range(n_blocks)
-        )
-
-    def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:
-        apart = self._apart(steps_BND, times_BN)
-        for block in self.blocks:
-            steps_BND = block(steps_BND, apart)
-        return steps_BND
-
-    def at_steps(self, steps_BND: Tensor, steps_B: Tensor, times_BN: Tensor | None = None) -> Tensor:
-        """Skips the other queries in the last block."""
-        apart = self._apart(steps_BND, times_BN)
-        for block in self.blocks[:-1]:
-            steps_BND = block(steps_BND, apart)
-        states_B1D: Tensor = self.blocks[-1](steps_BND, apart.at(steps_B), steps_B)
-        return states_B1D[:, 0]
-
-    def _apart(self, steps_BND: Tensor, times_BN: Tensor | None) -> Back:
-        return back(steps_BND, needed(times_BN) if self.needs_times else None, self.max_len, N_TIMES)
+def transduction_units(
+    width: int,
+    dropout: float,
+    max_len: int,
+    n_blocks: int = 2,
+    n_heads: int = 1,
+    d_qk: int = 64,
+    d_v: int = 64,
+    position_bias: bool = True,
+    time_bias: bool = True,
+) -> RelativeBlocks:
+    """HSTU's stack of layers; the arguments are explained in ``models.hstu.HSTU``."""
+    check_sizes(max_len=max_len, n_blocks=n_blocks, n_heads=n_heads, d_qk=d_qk, d_v=d_v)
+    block = partial(Unit, width, dropout, max_len, n_heads, d_qk, d_v, position_bias, time_bias)
+    return RelativeBlocks([block() for _ in range(n_blocks)], max_len, N_TIMES, "time_bias" if time_bias else None)

@@ -1,11 +1,13 @@
 """Relative time and position: how far back each step lies from each other, in buckets, and a learned number of each."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from sairlib.errors import UserError
+from sairlib.nn.layers import Encoder
 
 LOG_BASE = 0.301
 """A bucket of times ends where their natural logarithm has grown by this much: each is 35 % longer than the last."""
@@ -62,3 +64,36 @@ class Bias(nn.Module):
     def forward(self, buckets: Tensor) -> Tensor:
         """Of the same shape as ``buckets``."""
         return self.weight.index_select(0, buckets.flatten()).view(buckets.shape)
+
+
+@final
+class RelativeBlocks(Encoder):
+    """A stack of blocks (HSTU's, FuXi's) that look at ``Back``, with ``max_len`` distances and ``n_times`` buckets.
+
+    A block takes the states (B, N, D), ``Back``, and, to compute its output at one step of each row alone, these steps.
+    The stack shows no ``attentions``: the blocks' weights are not shares, and some are below 0.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], max_len: int, n_times: int, needs_times: str | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.max_len = max_len
+        self.n_times = n_times
+        self.needs_times = needs_times
+
+    def forward(self, steps_BND: Tensor, times_BN: Tensor | None = None) -> Tensor:
+        apart = self._apart(steps_BND, times_BN)
+        for block in self.blocks:
+            steps_BND = block(steps_BND, apart)
+        return steps_BND
+
+    def at_steps(self, steps_BND: Tensor, steps_B: Tensor, times_BN: Tensor | None = None) -> Tensor:
+        """Skips the other queries in the last block."""
+        apart = self._apart(steps_BND, times_BN)
+        for block in self.blocks[:-1]:
+            steps_BND = block(steps_BND, apart)
+        states_B1D: Tensor = self.blocks[-1](steps_BND, apart.at(steps_B), steps_B)
+        return states_B1D[:, 0]
+
+    def _apart(self, steps_BND: Tensor, times_BN: Tensor | None) -> Back:
+        return back(steps_BND, needed(times_BN) if self.needs_times else None, self.max_len, self.n_times)
