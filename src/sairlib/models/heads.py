@@ -1,6 +1,7 @@
 """Heads beside products: distances, and a mixture of two heads; and the parts that make a model's head."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -99,6 +100,7 @@ class HeadPart(ABC):
 
 
 @final
+@dataclass(frozen=True)
 class ByProducts(HeadPart):
     """score = <state, item vector> + bias, as nearly all models have it."""
 
@@ -107,13 +109,15 @@ class ByProducts(HeadPart):
 
 
 @final
+@dataclass(frozen=True)
 class ByCosines(HeadPart):
     """score = cosine of state and item vector / ``temperature`` + bias. UserError for a temperature of 0 or less."""
 
-    def __init__(self, temperature: float = 0.05) -> None:
-        if not temperature > 0:
-            raise UserError(f"head.temperature={temperature}: must be more than 0")
-        self.temperature = temperature
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(f"head.temperature={self.temperature}: must be more than 0")
 
     def head(self, table: Table, vectors: Lookup | None = None, bias: Lookup | None = None) -> Head:
         raw = vectors or table.of
@@ -132,14 +136,16 @@ class ByCosines(HeadPart):
 
 
 @final
+@dataclass(frozen=True)
 class ByDistances(HeadPart):
     """score = bias - distance of state and item vector, ``kind`` as in ``Distances``. Needs a loss that compares scores
     (``bpr``, ``hinge``, ``softmax``, ...): they are no log-odds."""
 
-    def __init__(self, kind: str = "squared_l2") -> None:
-        if kind not in DISTANCES:
-            raise UserError(f"head.kind={kind!r}: choose one of {', '.join(DISTANCES)}")
-        self.kind = kind
+    kind: str = "squared_l2"
+
+    def __post_init__(self) -> None:
+        if self.kind not in DISTANCES:
+            raise UserError(f"head.kind={self.kind!r}: choose one of {', '.join(DISTANCES)}")
 
     def head(self, table: Table, vectors: Lookup | None = None, bias: Lookup | None = None) -> Head:
         return Distances(vectors or table.of, bias, self.kind)
