@@ -234,7 +234,7 @@ def results(claims: dict[str, Claim], rows: list[dict[str, str]], up: str) -> st
     for row in rows:
         claim = claims[row["run"]]
         figures = [claim.figures("sampled"), claim.figures("full")]
-        lines.append([row["claim"], claim.paper(), *figures, claim.trace(up)])
+        lines.append([row["claim"], row.get("published", claim.paper()), *figures, claim.trace(up)])
     return table(["system, data", "published", "measured", "full ranking, measured", "record"], lines)
 
 
