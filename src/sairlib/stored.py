@@ -23,7 +23,9 @@ from sairlib.data.prepare import Reader
 from sairlib.data.split import Split
 from sairlib.errors import UserError, one_line
 from sairlib.make import find
+from sairlib.models.heads import HeadPart
 from sairlib.models.recommender import Recommender
+from sairlib.nn.layers import Encoder
 from sairlib.training.losses import Loss
 from sairlib.training.negatives import Sampler
 from sairlib.training.objectives import Objective
@@ -40,8 +42,11 @@ KINDS: dict[str, type] = {
     "objective": Objective,
     "negatives": Sampler,
     "dataset.reader": Reader,
+    "model.head": HeadPart,
 }
-"""What a class must be, by its place; a split may also be a function, and any other class a part of a model."""
+"""What a class must be, by its place; any other class must be a part of a model."""
+FUNCTIONS: dict[str, type] = {"split": Split, "model.encoder": Encoder}
+"""Where a function may stand, and what it must return."""
 
 
 def settings_of(directory: Path, trust: Sequence[str] = ()) -> DictConfig:
@@ -113,8 +118,9 @@ def _check_target(place: str, target: Any, path: Path, trust: Sequence[str]) -> 
         raise UserError(f"{named} does not exist: {one_line(error)}") from error
     if not _belongs(str(getattr(found, "__module__", "")), ("sairlib", *trust)):  # such as sairlib.batch.torch.load
         raise UserError(f"{named} is not part of {target.partition('.')[0]}")
-    if place == "split" and inspect.isfunction(found):
-        fits = inspect.signature(found).return_annotation is Split
+    if place in FUNCTIONS and inspect.isfunction(found):
+        returned = inspect.signature(found).return_annotation
+        fits = isinstance(returned, type) and issubclass(returned, FUNCTIONS[place])
     else:
         part = object if _belongs(found.__module__, trust) else nn.Module
         fits = isinstance(found, type) and issubclass(found, KINDS.get(place, part))

@@ -27,6 +27,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CHOICES = "sair model.choice_noise=1 model.balance_weight=0.1 model.pool_start=kmeans training.ema=0.9"
 """What an option remembers between steps, or draws, is of the state, too."""
+PARTS = "sair model/encoder=hstu model.encoder.time_bias=false model/head=cosines"
+"""A stored run may name parts of a model: a class, and a function that makes one."""
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: none has run this yet")
 
 
@@ -37,7 +39,7 @@ def kernels_put_back() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
-@pytest.mark.parametrize("name", [name for name in [*MODELS, CHOICES] if name not in UNTRAINED])
+@pytest.mark.parametrize("name", [name for name in [*MODELS, CHOICES, PARTS] if name not in UNTRAINED])
 def test_a_model_is_resumed_inside_an_epoch_to_the_last_bit(
     name: str, device: str, data: Path, tmp_path: Path, kernels_put_back: None
 ) -> None:
