@@ -85,7 +85,7 @@ def model_pages() -> dict[str, str]:
     results = experiments()
     claims: dict[str, list[Any]] = {}
     for claim in results.read().values():
-        config = yaml.safe_load((results.RUNS / claim.runs[0].name / "config.yaml").read_text())
+        config = yaml.safe_load((results.HERE / claim.runs[0].place / "config.yaml").read_text())
         claims.setdefault(config["model"]["_target_"].rpartition(".")[2], []).append(claim)
     texts, rows = {}, []
     for target, names in models().items():
