@@ -36,7 +36,8 @@ PUBLISHED: dict[str, Any] = yaml.safe_load((HERE / "published.yaml").read_text(e
 HEAD = """\
 # All figures
 
-Made by `python experiments/results.py` from [`published.yaml`](published.yaml) and [`runs/`](runs): edit those.
+Made by `python experiments/results.py` from [`published.yaml`](published.yaml), [`runs/`](runs) and
+[`tables/`](tables): edit those.
 
 NDCG@10 / HR@10 where nothing else is said; sampled: among 100 uniform candidates; full: among all items but the user's
 history. [a, b]: 95 % bootstrap interval over users; ±: half the range over seeds; -: not measured; \\*: cut while

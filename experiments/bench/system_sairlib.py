@@ -17,7 +17,7 @@ from torch.profiler import profile
 from sairlib import build
 from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part
-from sairlib.nn.layers import CausalAttention
+from sairlib.nn.attention import CausalAttention
 from sairlib.run.log import RunLog
 from sairlib.run.study import Study
 from sairlib.training.trainer import Trainer

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sairlib.errors import UserError
+from sairlib.nn.attention import CausalAttention
 from sairlib.nn.kernels.attention import BLOCK
-from sairlib.nn.layers import Block, CausalAttention, Dropout, SelfAttention, Table, UserTable
+from sairlib.nn.layers import Block, Dropout, SelfAttention, Table, UserTable
 
 N = 400_000
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sairlib import build
 from sairlib.errors import UserError
 from sairlib.models.recommender import StepModel, one_tensor
-from sairlib.nn.layers import CausalAttention
+from sairlib.nn.attention import CausalAttention
 from sairlib.nn.linformer import LinformerAttention
 
 D = 6

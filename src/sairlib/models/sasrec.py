@@ -10,7 +10,8 @@ from torch import Tensor
 from sairlib.batch import PAD, History
 from sairlib.models.heads import ByProducts, HeadPart
 from sairlib.models.recommender import Head, StepModel
-from sairlib.nn.layers import AttentionPart, ItemEncoder, SelfAttention, Table, UserTable
+from sairlib.nn.attention import AttentionPart
+from sairlib.nn.layers import ItemEncoder, SelfAttention, Table, UserTable
 
 
 @final

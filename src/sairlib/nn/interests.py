@@ -9,8 +9,9 @@ from torch.nn.functional import normalize, relu
 
 from sairlib.batch import at_steps
 from sairlib.errors import UserError
+from sairlib.nn.attention import CausalAttention
 from sairlib.nn.kernels.lookup import rows
-from sairlib.nn.layers import CausalAttention, Dropout
+from sairlib.nn.layers import Dropout
 
 WEIGHTS = ("interacted", "raw")
 INTEREST_FFNS = ("per_slot", "shared")

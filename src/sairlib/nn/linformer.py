@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sairlib.errors import UserError
-from sairlib.nn.layers import Attention
+from sairlib.nn.attention import Attention
 
 
 @final

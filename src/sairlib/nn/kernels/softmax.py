@@ -25,7 +25,7 @@ def softmax(scores_XM: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tenso
 def softmax_of_products(
     states_XD: Tensor, vectors_MD: Tensor, bias_M: Tensor | None, targets_XS: Tensor, real_X: Tensor
 ) -> Tensor:
-    """``plain_softmax_of_products`` with ``in_parts``; on CPU a version that takes half of the time."""
+    """``plain_softmax_of_products`` with ``in_parts``; on CPU a version that takes less than half of the time."""
     if not fast_on(states_XD) or torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
         return _plain_in_parts(states_XD, vectors_MD, bias_M, targets_XS, real_X)
     real = real_X.nonzero().squeeze(1)
