@@ -53,7 +53,12 @@ def test_learns_8_users_by_heart(name: str) -> None:
     candidates_BC = torch.cat([targets_B[:, None], others_BC], 1)
     batch = Batch(history(items_BN)._replace(users_B=users_B), targets_B[:, None, None], None)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(200):
+    for step in range(201):
+        if step % 20 == 0:
+            with torch.no_grad():
+                scores_BM = model.head.score_all(model.newest(batch.history))
+            if torch.equal(scores_BM[:, 1:].argmax(1) + 1, targets_B):
+                return
         states = model.newest(batch.history)
         scores_BC = model.head.score(states, candidates_BC)
         each_B = softplus(scores_BC[:, 1:] - scores_BC[:, :1]).sum(1)  # of differences: for distances too
@@ -62,9 +67,7 @@ def test_learns_8_users_by_heart(name: str) -> None:
         total.backward()
         optimizer.step()
         model.after_step()
-    with torch.no_grad():
-        scores_BM = model.head.score_all(model.newest(batch.history))
-    assert torch.equal(scores_BM[:, 1:].argmax(1) + 1, targets_B)
+    pytest.fail("after 200 steps some next items are not ranked first")
 
 
 def one_epoch(name: str, seed: int) -> dict[str, Tensor]:
