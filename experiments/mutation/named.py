@@ -111,9 +111,9 @@ ALL = [
     ),
     Named(
         "tables by rows: under a loss over all items",
-        TRAINER,
-        " if objective.sampler else []",
-        "",
+        OBJECTIVES,
+        "return math.inf",
+        "return 0.0",
         f"{GUARDS}rows_are_not_updated_alone_under_a_loss_over_all_items",
     ),
     Named(

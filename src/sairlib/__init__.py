@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sairlib.data.interactions import Interactions
     from sairlib.data.split import Part, Split
     from sairlib.errors import NonFiniteError, UserError
-    from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel
+    from sairlib.models.recommender import ClozeModel, Head, Recommender, RecurrentModel, SequenceModel, StepModel
     from sairlib.run.finished import Run
     from sairlib.run.report import read_ranks
     from sairlib.run.study import Result, Study
@@ -31,7 +31,7 @@ _HOMES = {
     "data.interactions": ("Interactions",),
     "data.split": ("Part", "Split"),
     "errors": ("NonFiniteError", "UserError"),
-    "models.recommender": ("ClozeModel", "Head", "Recommender", "SequenceModel", "StepModel"),
+    "models.recommender": ("ClozeModel", "Head", "Recommender", "RecurrentModel", "SequenceModel", "StepModel"),
     "run.finished": ("Run",),
     "run.report": ("read_ranks",),
     "run.study": ("Result", "Study"),
@@ -46,6 +46,7 @@ __all__ = [
     "NonFiniteError",
     "Part",
     "Recommender",
+    "RecurrentModel",
     "Result",
     "Run",
     "SequenceModel",

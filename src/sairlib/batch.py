@@ -86,12 +86,14 @@ class Batch(NamedTuple):
     """What a training step sees.
 
     ``targets_BNS``: the S items to predict at each step (S = 1: the next one), PAD where there is none. N is 1 in it
-    for a model with one state per sequence. ``negatives`` is None for a loss over all items.
+    for a model with one state per sequence. ``negatives`` is None for a loss over all items. ``begins_B``: if the steps
+    of a batch go on from those of the batch before, which ones begin a session; else None.
     """
 
     history: History
     targets_BNS: Tensor
     negatives: Negatives | None
+    begins_B: Tensor | None = None
 
 
 class EvalBatch(NamedTuple):

@@ -29,6 +29,8 @@ CHOICES = "sair model.choice_noise=1 model.balance_weight=0.1 model.pool_start=k
 """What an option remembers between steps, or draws, is of the state, too."""
 PARTS = "sair model/encoder=hstu model.encoder.time_bias=false model/head=cosines"
 """A stored run may name parts of a model: a class, and a function that makes one."""
+SESSIONS = "gru4rec objective=session_parallel negatives=popular negatives.n=8 model.n_layers=2"
+"""An objective may carry a state from batch to batch."""
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: none has run this yet")
 
 
@@ -39,7 +41,7 @@ def kernels_put_back() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
-@pytest.mark.parametrize("name", [name for name in [*MODELS, CHOICES, PARTS] if name not in UNTRAINED])
+@pytest.mark.parametrize("name", [name for name in [*MODELS, CHOICES, PARTS, SESSIONS] if name not in UNTRAINED])
 def test_a_model_is_resumed_inside_an_epoch_to_the_last_bit(
     name: str, device: str, data: Path, tmp_path: Path, kernels_put_back: None
 ) -> None:
@@ -52,17 +54,17 @@ def test_a_model_is_resumed_inside_an_epoch_to_the_last_bit(
     sairlib.study(*words).run(tmp_path / "whole")
     study = sairlib.study(*words)
     learner = study.trainer.learner
-    step = learner.step
+    step, n = learner.step, study.trainer.steps_per_epoch
 
     def stopping(rows: Any) -> Any:
-        study.trainer.requests.stop = learner.n_steps == 4
+        study.trainer.requests.stop = learner.n_steps == n + 1
         return step(rows)
 
     learner.step = stopping  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         study.run(tmp_path / "twice")
     state = checkpoint.load(tmp_path / "twice" / "last.pt")
-    assert (state["step"], state["epoch"]["done"]) == (5, 2)
+    assert (state["step"], state["epoch"]["done"]) == (n + 2, 2) and n > 2
     resume(tmp_path / "twice", [])
     for file in ("best.pt", "last.pt"):
         assert_equal(*(checkpoint.load(tmp_path / run / file) for run in ("twice", "whole")))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import final
+from typing import cast, final
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sairlib.batch import PAD, History, State, as_rows, map_state
 from sairlib.errors import UserError
-from sairlib.models.recommender import ClozeModel, Head, Recommender, SequenceModel, StepModel
+from sairlib.models.recommender import ClozeModel, Head, Recommender, RecurrentModel, SequenceModel, StepModel
 from sairlib.nn.layers import UserTable
 
 
@@ -78,6 +78,26 @@ def check_the_newest(model: StepModel, items_BN: Tensor, lengths: list[int]) -> 
     states, newest = model.encode(history(items_BN)), model.newest(history(items_BN))
     for every, one in zip(as_rows(states), as_rows(newest), strict=True):
         torch.testing.assert_close(one, every[range(len(last)), last], rtol=1e-4, atol=1e-5)
+
+
+@every_model
+@settings(max_examples=10, deadline=None)
+@given(n=st.integers(1, MAX_LEN), seed=st.integers(0, 99))
+def test_stepping_through_sequences_gives_the_states_of_the_whole(name: str, n: int, seed: int) -> None:
+    model = cached_model(name)
+    if not isinstance(model, RecurrentModel):
+        pytest.skip("has no state that is carried from step to step")
+    shown = history(torch.randint(1, M + 1, (3, n), generator=torch.Generator().manual_seed(seed)))
+    with torch.no_grad():
+        carried, states = model.start(3), []
+        for t in range(n):
+            one = History(shown.users_B, shown.items_BN[:, t : t + 1], cast(Tensor, shown.times_BN)[:, t : t + 1])
+            state, carried = model.step(one, carried)
+            states.append(as_rows(state))
+            assert all(len(part) == 3 and part.is_floating_point() for part in carried)
+        whole = as_rows(model.encode(shown))
+    for part, steps in zip(whole, zip(*states, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(steps, 1), part, rtol=1e-4, atol=1e-5)
 
 
 # Causality: a state depends only on its item and the items before.

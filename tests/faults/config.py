@@ -44,7 +44,7 @@ GROUPS = {
     ],
     "loss": ["bce", "bpr", "bpr_max", "gbce", "hinge", "sampled_softmax", "softmax", "top1", "top1_max"],
     "negatives": ["uniform", "shared", "popular", "none"],
-    "objective": ["next_item", "prefix", "cloze"],
+    "objective": ["next_item", "prefix", "cloze", "session_parallel"],
     "split": ["leave-one-out", "chronological"],
     "protocol": ["sair-table2", "attrec", "full-ranking"],
 }

@@ -102,6 +102,12 @@ def test_dropouts_act_in_training_alone(name: str) -> None:
     assert not torch.equal(model.train().encode(History(users_B, items_BN)), model.encode(History(users_B, items_BN)))
 
 
+def test_a_step_passes_on_what_dropout_left_of_the_outputs() -> None:
+    model = make_model(n_layers=2, hidden_dropout=0.5).train()
+    states_B1D, (_, last_BD) = model.step(History(torch.arange(USERS), padded()[:, :1]), model.start(USERS))
+    assert torch.equal(states_B1D[:, 0], last_BD) and not last_BD.all()
+
+
 def test_tied_is_one_table_and_a_dense_layer_where_the_widths_differ() -> None:
     names = {key.split(".")[0] for key in make_model().state_dict()}
     assert names == {"item_embedding", "layers", "output_bias"}

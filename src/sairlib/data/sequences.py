@@ -12,14 +12,24 @@ from sairlib.batch import PAD, EvalBatch, History
 from sairlib.data.split import Part, Split
 
 
+class Lanes(NamedTuple):
+    """One step of each user of a batch. ``ends_B``: the position of its target among the user's items. ``begins_B``:
+    whether the step is the first of its session."""
+
+    ends_B: Tensor
+    begins_B: Tensor
+
+
 class Rows(NamedTuple):
     """The users of a training batch, and the number of steps of the longest of their sequences.
 
-    ``n_steps`` is a Python number, so that cutting the batch out of the store does not wait for the device.
+    ``n_steps`` is a Python number, so that cutting the batch out of the store does not wait for the device. ``lanes``:
+    if the batch has one step of each user, which one; else None.
     """
 
     users_B: Tensor
     n_steps: int
+    lanes: Lanes | None = None
 
 
 class Windows(NamedTuple):
@@ -113,7 +123,7 @@ class SequenceStore:
 
     def train_window(self, rows: Rows) -> tuple[History, Tensor]:
         """The newest training steps of these users, and their targets: the same items shifted by one (B, N)."""
-        users_B, n_steps = rows
+        users_B, n_steps = rows.users_B, rows.n_steps
         window = self.history(users_B, self.train_lengths[users_B], self.max_len + 1, n_steps + 1)
         targets_BN = window.items_BN[:, 1:]
         # The last training item has no target. It is dropped from the inputs, so that the newest input has a target.

@@ -4,16 +4,16 @@ from typing import final
 
 from torch import Tensor, nn
 
-from sairlib.batch import PAD, History
+from sairlib.batch import PAD, History, State
 from sairlib.errors import UserError
 from sairlib.models.heads import ByProducts, HeadPart
-from sairlib.models.recommender import Head, StepModel
+from sairlib.models.recommender import Carried, Head, RecurrentModel
 from sairlib.nn.layers import Dropout, Table
-from sairlib.nn.recurrent import gru_layers, start_gates
+from sairlib.nn.recurrent import gru_layers, one_step, start_gates
 
 
 @final
-class GRU4Rec(StepModel):
+class GRU4Rec(RecurrentModel):
     """s_{t,i} = E_i . h_t + b_i, with h_t = Dropout(GRU(h_{t-1}, Dropout(E_{x_t}))) for items x_1 .. x_t.
 
     A gated recurrent unit has an update gate z and a reset gate r. All terms have biases, not shown here:
@@ -27,21 +27,20 @@ class GRU4Rec(StepModel):
     - ``embedding_dropout`` and ``hidden_dropout``: the inner and the outer Dropout above.
 
     ``model=gru4rec`` is the network of 2016 with its BPR loss, ``model=gru4rec-plus`` that of 2018 with BPR-max. The
-    papers' other losses are ``loss=top1`` and ``loss=top1_max``. The experiments of these names draw the negatives as
-    similarly to the papers as possible.
+    papers' other losses are ``loss=top1`` and ``loss=top1_max``.
 
-    Parts of the original that are missing here:
-
-    1. Session-parallel mini-batches: a training step is one event of each of B sessions, and the state is passed on
-       without its gradient. Here whole sequences are trained, by back-propagation through all their steps.
-    2. Negatives from the other sessions of the mini-batch. Here they are a setting; ``popular`` draws them for the
-       whole batch by count ^ alpha, like the additional samples of 2018, and alpha = 1 corresponds to mini-batches.
-    3. Dropout of the state that is passed to the next step, as in the authors' code. Here only the outputs of a layer
-       are dropped out, not the recurrence.
-    4. An activation of the scores (tanh, ELU), momentum, one-hot input without a table.
+    ``objective=session_parallel`` trains as the papers do: a batch is one event of each of B sessions, whose targets
+    are negatives of each other, and the state is passed on without its gradient (``SessionParallel``, which numbers
+    what it does otherwise). As in the authors' code, Dropout then also falls on the state that is passed on: ``step``
+    passes on the outputs of the layers, as ``hidden_dropout`` left them.
 
     Deviations from the papers:
 
+    1. Unless that objective is chosen, whole sequences are trained, by back-propagation through all their steps.
+    2. The negatives are then a setting. ``popular`` draws them for the whole batch by count ^ alpha, like the
+       additional samples of 2018, and alpha = 1 corresponds to mini-batches.
+    3. Then only the outputs of a layer are dropped out, not the recurrence.
+    4. Missing are an activation of the scores (tanh, ELU), momentum, and one-hot input without a table.
     5. r is applied after the product with U, as in PyTorch, which the authors' current code uses; 2016 writes
        U (r * h). PyTorch's z weighs the old state, the paper's weighs c: equivalent, with the sign of z's weights
        reversed.
@@ -65,6 +64,7 @@ class GRU4Rec(StepModel):
             if value < 1:
                 raise UserError(f"{name}={value}: must be 1 or more")
         self.n_items = n_items
+        self.d_hidden = d_hidden
         self.scoring = head or ByProducts()
         self.item_embedding = Table(n_items + 1, d, padding_idx=PAD)
         self.embedding_dropout = Dropout(embedding_dropout)
@@ -84,6 +84,23 @@ class GRU4Rec(StepModel):
         states_BND: Tensor = self.embedding_dropout(self.item_embedding(history.items_BN))
         for layer in self.layers:
             states_BND = self.hidden_dropout(layer(states_BND)[0])
+        return self._scored(states_BND)
+
+    def start(self, n: int) -> Carried:
+        """A state of zeros for each layer."""
+        return tuple(self.output_bias.weight.new_zeros(n, self.d_hidden) for _ in self.layers)
+
+    def step(self, history: History, carried: Carried) -> tuple[State, Carried]:
+        """Carries the outputs of the layers, after dropout."""
+        states_BD: Tensor = self.embedding_dropout(self.item_embedding(history.items_BN[:, 0]))
+        outputs = []
+        for layer, before_BD in zip(self.layers, carried, strict=True):
+            states_BD = self.hidden_dropout(one_step(layer, states_BD, before_BD))
+            outputs.append(states_BD)
+        return self._scored(states_BD[:, None]), tuple(outputs)
+
+    def _scored(self, states_BND: Tensor) -> Tensor:
+        """The states that are scored, of the last layer's outputs."""
         return self.scoring.states(states_BND if self.dense is None else self.dense(states_BND))
 
     @property

@@ -42,10 +42,14 @@ class Interests(NamedTuple):
     """Those of the T categories; None for a model that does not use them."""
 
 
+Carried: TypeAlias = tuple[Tensor, ...]
+"""What a model carries from one step of B sequences to the next: tensors (B, ...) of real numbers."""
+
+
 class Recommender(nn.Module, ABC):
     """A model turns histories into states; its ``head`` scores items against them.
 
-    Derive a model from one of the three types below, which differ in what a state has seen, and mark it ``@final``.
+    Derive a model from one of the four types below, which differ in what a state has seen, and mark it ``@final``.
     Make a variant an argument, or a part that is passed in, not a subclass.
     """
 
@@ -117,6 +121,21 @@ class StepModel(Recommender):
         recent = history if self.memory is None else history.tail(self.memory)
         last_B = last_steps(recent.items_BN)
         return map_state(lambda states: at_steps(states, last_B), self.encode(recent))
+
+
+class RecurrentModel(StepModel):
+    """A step model that can also be run one step at a time: what a step leaves behind is carried to the next.
+
+    In evaluation, the states of a sequence that is run so are those of ``encode``.
+    """
+
+    @abstractmethod
+    def start(self, n: int) -> Carried:
+        """What is carried to the first step of ``n`` sequences."""
+
+    @abstractmethod
+    def step(self, history: History, carried: Carried) -> tuple[State, Carried]:
+        """States (B, 1, ...) of a history of one step, none of it padding, and what is carried to the step after."""
 
 
 class SequenceModel(Recommender):

@@ -46,8 +46,6 @@ class DrawnLoss(Loss):
         """
 
     def check(self, model: Recommender, sampler: Sampler | None) -> None:
-        if sampler is None:
-            raise UserError(f"loss={self.name} needs negatives: choose negatives=uniform, shared or popular")
         if self.reads_log_odds and not model.head.log_odds:
             raise UserError(
                 f"loss={self.name} reads scores as log-odds, and those of {type(model).__name__} are negated distances,"

@@ -1,9 +1,10 @@
 """Objectives: what a model learns to predict. They make batches of users, and the loss of a batch."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
@@ -12,9 +13,17 @@ from torch.nn.functional import pad
 from sairlib.batch import Batch, Negatives, State, map_state
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.errors import UserError
-from sairlib.models.recommender import ClozeModel, Recommender, StepModel
-from sairlib.training.losses import Loss
+from sairlib.models.recommender import Carried, ClozeModel, Recommender, StepModel
+from sairlib.training.losses import DrawnLoss, Loss
 from sairlib.training.negatives import Draw, Sampler
+
+
+class Batches(Protocol):
+    """The batches of an epoch, by their number from 0."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Rows: ...
 
 
 class Objective(ABC):
@@ -37,16 +46,39 @@ class Objective(ABC):
         It is the same for all batches, so that every step of an epoch weighs the same. Batches are grouped by length:
         divided by its own number of steps, a batch of short sequences would give each step a far higher weight.
         """
-        return self.steps() / self.store.n_batches(self.batch_size)
+        return self.steps() / self.n_batches()
 
     @property
     def rows_per_batch(self) -> float:
-        """About how many items a batch looks up: inputs, targets and negatives."""
-        n_negatives = self.sampler.n if self.sampler else 0
-        return self.store.n_train_steps / self.store.n_batches(self.batch_size) * (2 + n_negatives)
+        """About how many items a batch looks up: inputs, targets and negatives. Infinity: a loss over all items."""
+        if self.sampler is None:
+            return math.inf
+        return self.store.n_train_steps / self.n_batches() * (2 + self.sampler.n)
+
+    def n_batches(self) -> int:
+        """How many batches an epoch has."""
+        return self.store.n_batches(self.batch_size)
+
+    def epoch(self, window: int, generator: torch.Generator) -> Batches:
+        """The batches of an epoch, each training user once. ``window``: as in ``SequenceStore.epoch``."""
+        return self.store.epoch(self.batch_size, window, generator)
+
+    def few(self) -> Rows:
+        """A small batch to try a model on."""
+        return self.store.first_rows(8)
+
+    def carried(self, model: Recommender) -> Carried | None:
+        """What one batch leaves to the next, as part of a trainer's state; None if nothing."""
+        return None
+
+    def carry(self, carried: Carried) -> None:
+        """Go on with what ``carried`` returned."""
+        raise NotImplementedError(f"{type(self).__name__} carries nothing")
 
     def check(self, model: Recommender) -> None:
         """UserError if this objective or its loss is not defined for the model."""
+        if self.sampler is None and isinstance(self.cost, DrawnLoss):
+            raise UserError(f"loss={self.cost.name} needs negatives: choose negatives=uniform, shared or popular")
         self.cost.check(model, self.sampler)
 
     def batches(

@@ -71,7 +71,7 @@ def fitting(
     for key in live:
         if key not in stored:
             raise UserError(f"{place} lacks its {key}: it is not a state to resume from")
-    for key in ("progress", "step", "generator", *(["averages"] if "averages" in live else [])):
+    for key in ("progress", "step", "generator", *({"averages", "carried"} & live.keys())):
         _check(stored[key], live[key], key, says)
     if stored["epoch"] is not None:
         _check(stored["epoch"], asdict(Epoch(live["generator"])), "epoch", says)

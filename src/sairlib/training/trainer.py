@@ -104,7 +104,7 @@ class Trainer:
         """Asked before each epoch: a search over settings may end training here."""
         self._started = 0.0
         """When the epoch under way would have started, had nothing interrupted it."""
-        self.steps_per_epoch = store.n_batches(settings.batch_size)
+        self.steps_per_epoch = objective.n_batches()
         self.learner = self._new_learner(objective)
         if self.learner.optimizers and settings.precision != "fp32":
             self._check_precision()
@@ -112,8 +112,7 @@ class Trainer:
 
     def _new_learner(self, objective: Objective) -> Learner:
         model, settings, device = self.model, self.settings, self.store.device
-        # A loss over all items changes every row at every step.
-        tables = tables_by_rows(model, settings, objective.rows_per_batch) if objective.sampler else []
+        tables = tables_by_rows(model, settings, objective.rows_per_batch)
         learner = Learner(
             model,
             objective,
@@ -175,12 +174,12 @@ class Trainer:
         if not learner.optimizers:
             return {"loss": 0.0}
         self.model.train()
-        batches = self.store.epoch(self.settings.batch_size, self.settings.length_window, generator)
+        batches = learner.objective.epoch(self.settings.length_window, generator)
         done, tokens, start = epoch.done, epoch.real_steps, time.perf_counter()
         if self.threads:
             self.threads.start()
-        for rows in log.progress(batches[done:], f"epoch {self.progress.epoch + 1}"):
-            epoch.add(self._step(rows))
+        for number in log.progress(list(range(done, len(batches))), f"epoch {self.progress.epoch + 1}"):
+            epoch.add(self._step(batches[number]))
             if self.threads and (line := self.threads.look()):
                 log.say(line)
             ended = epoch.done == len(batches)
@@ -261,8 +260,8 @@ class Trainer:
             )
 
     def _example(self, learner: Learner) -> Batch:
-        """A batch of 8 users. The trainer's generator does not move."""
-        [(batch, _)] = learner.objective.batches(self.store.first_rows(8), learner.generator.clone_state())
+        """A small batch. The trainer's generator does not move."""
+        [(batch, _)] = learner.objective.batches(learner.objective.few(), learner.generator.clone_state())
         return batch
 
     def catch_up(self) -> None:
@@ -333,6 +332,7 @@ class Trainer:
             "cpu": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
+        carried = learner.objective.carried(self.model)
         return {
             "identity": self.identity,
             "model": self.model.state_dict(),
@@ -343,6 +343,7 @@ class Trainer:
             "generator": learner.generator.get_state(),
             "random": processes.everyones(random),
             **({"averages": learner.averages.state()} if learner.averages else {}),
+            **({"carried": carried} if carried is not None else {}),
         }
 
     def restore(self, state: dict[str, Any], place: object) -> None:
@@ -357,6 +358,8 @@ class Trainer:
             optimizer.load_state_dict(stored)
         if learner.averages:
             learner.averages.restore(state["averages"])
+        if learner.objective.carried(self.model) is not None:
+            learner.objective.carry(tuple(part.to(device) for part in state["carried"]))
         self.progress = Progress(**state["progress"])
         learner.n_steps = state["step"]
         if state["epoch"] is not None:
