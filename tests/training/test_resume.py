@@ -63,7 +63,7 @@ class Interrupting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.log, name)
 
-    def progress(self, batches: list[Rows], title: str) -> Iterator[Rows]:
+    def progress(self, batches: list[int], title: str) -> Iterator[int]:
         for i, rows in enumerate(batches):
             if i == 1 and title == f"epoch {self.epochs + 1}":
                 raise KeyboardInterrupt
@@ -104,7 +104,7 @@ class Stopping:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.log, name)
 
-    def progress(self, batches: list[Rows], title: str) -> Iterator[Rows]:
+    def progress(self, batches: list[int], title: str) -> Iterator[int]:
         for rows in batches:
             if self.trainer.learner.n_steps == self.at:
                 setattr(self.trainer.requests, self.request, True)
