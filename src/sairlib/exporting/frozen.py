@@ -1,6 +1,7 @@
 """A copy of a model that only predicts, whose parts torch.export can follow. It computes what the model does."""
 
 from copy import deepcopy
+from itertools import accumulate
 from typing import cast
 
 import torch
@@ -64,7 +65,11 @@ class PooledCategories(nn.Module):
 
 
 class Gates(nn.Module):
-    """One layer of ``nn.GRU`` over (B, N, D), with PyTorch's equations, as a loop over any number of steps."""
+    """One layer of ``nn.GRU`` over (B, N, D), with PyTorch's equations, as a loop over any number of steps.
+
+    A number of steps that is fixed in the program, as that of a window, is written out: ``scan`` would remember it, and
+    could not be traced again for any other.
+    """
 
     def __init__(self, layer: nn.GRU) -> None:
         super().__init__()
@@ -77,6 +82,9 @@ class Gates(nn.Module):
     def forward(self, steps_BND: Tensor) -> tuple[Tensor, Tensor]:
         mapped_NBX = self.of_input(steps_BND).transpose(0, 1)
         start_BD = steps_BND.new_zeros(steps_BND.shape[0], self.of_state.in_features)
+        if type(steps_BND.shape[1]) is int:  # and no symbol
+            states = list(accumulate(mapped_NBX, lambda state, mapped: self._step(state, mapped)[0], initial=start_BD))
+            return torch.stack(states[1:], 1), states[-1][None]
         last_BD, states_NBD = scan(self._step, start_BD, mapped_NBX)
         return states_NBD.transpose(0, 1), last_BD[None]
 
