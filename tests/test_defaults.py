@@ -21,6 +21,7 @@ MEANT = {
     "model/gru4rec-plus": {"hidden_dropout"},
     "model/sair-full": {"variant"},
     "model/sair-label": {"variant"},
+    "objective/given_category": {"given_category"},
 }
 """The settings by which one yaml of a class differs from another."""
 

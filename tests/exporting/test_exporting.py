@@ -123,7 +123,7 @@ def test_a_folder_of_vectors_holds_what_an_index_needs(directory: Path, tmp_path
     np.testing.assert_allclose(vector.detach().numpy(), users_UD[3], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["gru4rec", "sair-label"])
+@pytest.mark.parametrize("name", ["cocorec", "gru4rec", "sair-label"])
 def test_onnx_computes_the_same(name: str, tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)

@@ -1,6 +1,7 @@
 """The objectives: which steps count, what is drawn and hidden, and which models and losses they refuse."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -297,6 +298,7 @@ MakeObjective = Callable[..., Objective]
         (NextItem, GBCE(1, t=0.5), True, Bigram(), "negatives.n=1: loss=gbce takes at most the 0 other items"),
         (NextItem, Softmax(), True, Bigram(), "loss=softmax is over all items and draws no negatives"),
         (NextItem, BPR(), False, Bigram(), "loss=bpr needs negatives"),
+        (partial(NextItem, given_category=True), BPR(), True, Bigram(), "Bigram takes no category of the next item"),
     ],
 )
 def test_combinations_that_cannot_train_are_refused(
@@ -328,6 +330,7 @@ def test_combinations_that_can_train_are_accepted(kind: MakeObjective, loss: Los
     ("kind", "given"),
     [
         (NextItem, {"n_targets": 0}),
+        (NextItem, {"n_targets": 2, "given_category": True}),
         (Prefix, {"draw": "often"}),
         (Cloze, {"mask_share": 1.5}),
         (Cloze, {"mask_share": -0.5}),

@@ -49,7 +49,7 @@ Carried: TypeAlias = tuple[Tensor, ...]
 class Recommender(nn.Module, ABC):
     """A model turns histories into states; its ``head`` scores items against them.
 
-    Derive a model from one of the four types below, which differ in what a state has seen, and mark it ``@final``.
+    Derive a model from one of the types below, which differ in what a state has seen, and mark it ``@final``.
     Make a variant an argument, or a part that is passed in, not a subclass.
     """
 
@@ -136,6 +136,15 @@ class RecurrentModel(StepModel):
     @abstractmethod
     def step(self, history: History, carried: Carried) -> tuple[State, Carried]:
         """States (B, 1, ...) of a history of one step, none of it padding, and what is carried to the step after."""
+
+
+class CategoryModel(StepModel):
+    """A StepModel that may be told the category of each next item, in training alone: ``objective=given_category``."""
+
+    @abstractmethod
+    def encode_given(self, history: History, targets_BN: Tensor) -> State:
+        """States (B, N, ...) for training: the one before each target depends on its category, and else as ``encode``
+        only on the history up to that step. PAD stands for no target."""
 
 
 class SequenceModel(Recommender):

@@ -48,8 +48,8 @@ class DrawnLoss(Loss):
     def check(self, model: Recommender, sampler: Sampler | None) -> None:
         if self.reads_log_odds and not model.head.log_odds:
             raise UserError(
-                f"loss={self.name} reads scores as log-odds, and those of {type(model).__name__} are negated distances,"
-                " never above 0; choose bpr, hinge, softmax or sampled_softmax"
+                f"loss={self.name} reads scores as log-odds, and those of {type(model).__name__} are never above 0:"
+                " negated distances, or logarithms of chances; choose bpr, hinge, softmax or sampled_softmax"
             )
 
     def each(self, model: Recommender, states: State, targets_XS: Tensor, negatives: Negatives | None) -> Tensor:

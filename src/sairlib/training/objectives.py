@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from sairlib.batch import Batch, Negatives, State, map_state
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.errors import UserError
-from sairlib.models.recommender import Carried, ClozeModel, Recommender, StepModel
+from sairlib.models.recommender import Carried, CategoryModel, ClozeModel, Recommender, StepModel
 from sairlib.training.losses import DrawnLoss, Loss
 from sairlib.training.negatives import Draw, Sampler
 
@@ -107,15 +107,28 @@ class Objective(ABC):
 
 @final
 class NextItem(Objective):
-    """Predicts the next item at every step, or the next ``n_targets`` items, as in Caser and AttRec."""
+    """Predicts the next item at every step, or the next ``n_targets`` items, as in Caser and AttRec.
+
+    ``given_category``: a model that predicts the category of the next item first, and the item by it, is told the true
+    one, as in CoCoRec.
+    """
 
     def __init__(
-        self, loss: Loss, sampler: Sampler | None, store: SequenceStore, batch_size: int, n_targets: int = 1
+        self,
+        loss: Loss,
+        sampler: Sampler | None,
+        store: SequenceStore,
+        batch_size: int,
+        n_targets: int = 1,
+        given_category: bool = False,
     ) -> None:
         super().__init__(loss, sampler, store, batch_size)
         if not 1 <= n_targets <= store.max_len:
             raise UserError(f"n_targets={n_targets}: must be between 1 and max_len={store.max_len}")
+        if given_category and n_targets > 1:
+            raise UserError(f"n_targets={n_targets}: with given_category only the next item's category can be told")
         self.n_targets = n_targets
+        self.given_category = given_category
 
     def steps(self) -> float:
         return self.store.n_train_steps
@@ -127,6 +140,8 @@ class NextItem(Objective):
                 f"{type(model).__name__} sees the whole sequence: training every step would leak the target;"
                 f" choose objective={'cloze' if isinstance(model, ClozeModel) else 'prefix'}"
             )
+        if self.given_category and not isinstance(model, CategoryModel):
+            raise UserError(f"{type(model).__name__} takes no category of the next item; choose objective=next_item")
 
     def batch(self, rows: Rows, generator: torch.Generator, draw: Draw | None) -> Batch:
         history, targets_BN = self.store.train_window(rows)
@@ -136,7 +151,12 @@ class NextItem(Objective):
 
     def states(self, model: Recommender, batch: Batch) -> tuple[State, Tensor, Negatives | None]:
         assert isinstance(model, StepModel)
-        states = map_state(lambda states_BN: states_BN.flatten(0, 1), model.encode(batch.history))
+        if self.given_category:
+            assert isinstance(model, CategoryModel)
+            encoded = model.encode_given(batch.history, batch.targets_BNS[..., 0])
+        else:
+            encoded = model.encode(batch.history)
+        states = map_state(lambda states_BN: states_BN.flatten(0, 1), encoded)
         return states, batch.targets_BNS.flatten(0, 1), flattened(batch.negatives)
 
 
