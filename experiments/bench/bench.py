@@ -13,7 +13,8 @@ import os
 from pathlib import Path
 
 from harness import HERE, Bench, machine
-from rows import ROWS, markdown
+from rows import ROWS
+from tables import markdown
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
             print(f"  left out: {error}")
             continue
         path.write_text(json.dumps(results, indent=1) + "\n")
-        (HERE / "RESULTS.md").write_text(markdown(results))
+        (HERE / "RESULTS.md").write_text(markdown(results, ROWS))
     print((HERE / "RESULTS.md").read_text())
 
 

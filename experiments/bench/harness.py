@@ -19,6 +19,7 @@ from sairlib.run import runtime
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 REQUIREMENTS = {
+    "gru4rec": [["torch==2.13.0", "numpy", "pandas"]],
     "rectools": [["torch==2.13.0", "rectools[torch]==0.19.0"]],
     # It needs older versions of numpy, pandas, scipy and setuptools than it declares.
     "recbole": [["setuptools<80", "numpy<2", "pandas<2.2", "scipy<1.14", "torch==2.13.0"], ["recbole==1.2.1"]],
@@ -141,6 +142,11 @@ def alternate(systems: list[System], what: str, rounds: int) -> dict[str, list[A
             if number:
                 answers[system.name].append(answer)
     return answers
+
+
+def close(*systems: System) -> None:
+    for system in systems:
+        system.close()
 
 
 def machine(bench: Bench) -> Answer:

@@ -1,14 +1,14 @@
-"""What the benchmark measures: a function for each row, and the table of all results."""
+"""What the benchmark measures: a function for each row."""
 
 import os
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import generate
-from harness import HERE, Answer, Bench, System, alternate, median, worktree
+from harness import HERE, Answer, Bench, System, alternate, close, median, worktree
+from tables import ratio, spread, summary
 
 # Single settings instead of a protocol, so that commits older than the protocols can be timed too.
 ML_1M = ("dataset=ml-1m-sasrec", "model=sasrec", "max_len=200", "model.d=64")
@@ -18,6 +18,33 @@ PROTOCOL = ("dataset=ml-1m", *BATCHES, "max_len=150", "model.d=64")
 ML_20M = ("dataset=ml-20m", *BATCHES, "max_len=150", "model.d=64", "model=sasrec")
 MILLION = ("dataset=ml-20m", "max_len=7", "model=sasrec", "model.d=64")
 SASREC = "sasrec-table3/sasrec-ml-1m-sasrec"
+LOSSES: dict[str, tuple[tuple[str, ...], Answer]] = {
+    "softmax": (("loss=softmax",), {"loss": "softmax"}),
+    "sampled softmax, 256": (
+        ("loss=sampled_softmax", "negatives.n=256"),
+        {"loss": "sampled_softmax", "n_negatives": 256},
+    ),
+    "gBCE, 256": (("loss=gbce", "negatives.n=256"), {"loss": "gBCE", "n_negatives": 256, "gbce_t": 0.75}),
+    "sampled softmax, 2,048": (
+        ("loss=sampled_softmax", "negatives.n=2048"),
+        {"loss": "sampled_softmax", "n_negatives": 2048},
+    ),
+}
+"""sairlib's settings of a loss, and RecTools'. Both draw negatives for each step anew, uniformly."""
+RECBOLE = {
+    "SASRec": {
+        "n_layers": 2,
+        "n_heads": 1,
+        "hidden_size": 64,
+        "inner_size": 64,
+        "hidden_act": "relu",
+        "hidden_dropout_prob": 0.2,
+        "attn_dropout_prob": 0.2,
+    },
+    "Caser": {"embedding_size": 50, "n_h": 16, "n_v": 4, "dropout_prob": 0.5, "reg_weight": 0.0},
+    "GRU4Rec": {"embedding_size": 100, "hidden_size": 100, "num_layers": 1, "dropout_prob": 0.2},
+}
+"""RecBole's names and settings of models: the defaults of sairlib's."""
 
 
 def epochs(bench: Bench, overrides: tuple[str, ...], n: int, reach: float) -> Answer:
@@ -49,7 +76,7 @@ def evaluation(bench: Bench) -> Answer:
         system.ask("epoch")
     timed = alternate([ours, theirs], "evaluate", bench.rounds)
     close(ours, theirs)
-    return {"reach": ">= 8 x RecTools", "seconds": spread(timed), "ratio": ratio(timed, "rectools", "sairlib")}
+    return {"reach": ">= 12 x RecTools", "seconds": spread(timed), "ratio": ratio(timed, "rectools", "sairlib")}
 
 
 def sair(bench: Bench) -> Answer:
@@ -59,7 +86,7 @@ def sair(bench: Bench) -> Answer:
         system.name = name
     timed = alternate(systems, "epoch", bench.rounds)
     close(*systems)
-    return {"reach": "<= 1.5 x SASRec", "seconds": spread(timed), "ratio": ratio(timed, "sair", "sasrec")}
+    return {"reach": "<= 1.4 x SASRec", "seconds": spread(timed), "ratio": ratio(timed, "sair", "sasrec")}
 
 
 def models(bench: Bench) -> Answer:
@@ -96,7 +123,7 @@ def recbole(bench: Bench) -> Answer:
     """An epoch of ml-100k, n 50, in sairlib and in RecBole (every prefix is a sample: an epoch learns more)."""
     overrides = ("dataset=ml-100k", "model=sasrec", "max_len=50", "model.d=64")
     ours = bench.ours(*overrides)
-    theirs = bench.peer("recbole", data=bench.exchange(*overrides), n=50, d=64, dropout=0.2)
+    theirs = bench.peer("recbole", data=bench.exchange(*overrides), n=50, model="SASRec", config=RECBOLE["SASRec"])
     timed = alternate([ours, theirs], "epoch", 2)
     close(ours, theirs)
     return {"reach": "none: not the same work", "seconds": spread(timed), "ratio": ratio(timed, "recbole", "sairlib")}
@@ -113,22 +140,9 @@ def target(bench: Bench, wanted: float = 0.585, longest: float = 5.0) -> Answer:
     data = bench.exchange(*ML_1M)
     ours = bench.ours(*ML_1M)
     theirs = bench.peer("rectools", data=data, n=200, d=64, batch_size=128, dropout=0.2)
-    figures: dict[str, Answer] = {
-        system.name: {"seconds": 0.0, "epochs": 0, "ndcg@10": 0.0} for system in (ours, theirs)
-    }
-    first = figures[ours.name]
-    while training := [s for s in (ours, theirs) if figures[s.name]["ndcg@10"] < wanted]:
-        if training == [theirs] and figures[theirs.name]["seconds"] > longest * first["seconds"]:
-            break
-        for system in training:
-            so_far = figures[system.name]
-            so_far["seconds"] = round(so_far["seconds"] + system.ask("epoch")["seconds"], 1)
-            so_far["epochs"] += 1
-            if so_far["epochs"] % 5 == 0:
-                so_far["ndcg@10"] = round(system.ask("evaluate")["ndcg@10"], 4)
-                print(f"  {system.name}  {so_far}")
+    figures = race(ours, theirs, wanted, longest)
     close(ours, theirs)
-    recbole = bench.peer("recbole", data=data, n=200, d=64, dropout=0.2)
+    recbole = bench.peer("recbole", data=data, n=200, model="SASRec", config=RECBOLE["SASRec"])
     recbole.ask("few")  # the first one warms up
     few_batches = recbole.ask("few")
     close(recbole)
@@ -137,8 +151,129 @@ def target(bench: Bench, wanted: float = 0.585, longest: float = 5.0) -> Answer:
         "epochs": 1,
         "timed": f"{few_batches['batches']} of {few_batches['epoch_batches']} batches",
     }
-    ratios = {name: round(figures[name]["seconds"] / first["seconds"], 1) for name in ("rectools", "recbole")}
+    mine = figures[ours.name]["seconds"]
+    ratios = {name: round(figures[name]["seconds"] / mine, 1) for name in ("rectools", "recbole")}
     return {"reach": ">= 4 x RecTools, >= 20 x RecBole", "systems": figures, "ratio": ratios}
+
+
+def race(ours: System, theirs: System, wanted: float, longest: float) -> dict[str, Answer]:
+    """Seconds and epochs of training until NDCG@10 on validation is ``wanted``; it is measured every 5 epochs.
+
+    The two train one epoch in turn; the peer stops after ``longest`` times the seconds of sairlib.
+    """
+    figures: dict[str, Answer] = {
+        system.name: {"seconds": 0.0, "epochs": 0, "ndcg@10": 0.0} for system in (ours, theirs)
+    }
+    while training := [s for s in (ours, theirs) if figures[s.name]["ndcg@10"] < wanted]:
+        if training == [theirs] and figures[theirs.name]["seconds"] > longest * figures[ours.name]["seconds"]:
+            break
+        for system in training:
+            so_far = figures[system.name]
+            so_far["seconds"] = round(so_far["seconds"] + system.ask("epoch")["seconds"], 1)
+            so_far["epochs"] += 1
+            if so_far["epochs"] % 5 == 0:
+                so_far["ndcg@10"] = round(system.ask("evaluate")["ndcg@10"], 4)
+                print(f"  {system.name}  {so_far}")
+    return figures
+
+
+def losses(bench: Bench) -> Answer:
+    """A tenth of an epoch of SASRec with other losses (n 200, d 64, batch 128; with 2,048 negatives batch 16, because
+    RecTools holds the vectors of all negatives at once): seconds of an epoch at that speed."""
+    data = bench.exchange(*ML_1M)
+    figures: dict[str, Answer] = {}
+    for name, (overrides, options) in LOSSES.items():
+        size = 16 if options.get("n_negatives", 0) > 256 else 128
+        part = 0.1 * size / 128
+        ours = bench.ours(*ML_1M, *overrides, f"training.batch_size={size}")
+        theirs = bench.peer(
+            "rectools", data=data, n=200, d=64, batch_size=size, dropout=0.2, part=part, options=options
+        )
+        print(f"  {name}")
+        timed = alternate([ours, theirs], "tenth", bench.rounds)
+        close(ours, theirs)
+        seconds = {system: round(median(answers, "epoch_seconds"), 1) for system, answers in timed.items()}
+        figures[name] = {**seconds, "ratio": ratio(timed, "rectools", "sairlib", "epoch_seconds")}
+    return {"reach": ">= 12 x RecTools (softmax), >= 5 x (the others)", "systems": figures}
+
+
+def bpr_max(bench: Bench) -> Answer:
+    """A tenth of an epoch of GRU4Rec by session-parallel mini-batches (128 lanes, d 100, BPR-max, 2,048 negatives by
+    count ^ 0.75) in sairlib and in its authors' PyTorch code: thousand sequence steps a second.
+
+    ``BENCH_GRU4REC`` names a checkout of https://github.com/hidasib/GRU4Rec_PyTorch_Official.
+    """
+    code = os.environ.get("BENCH_GRU4REC", "")
+    if not code:
+        raise FileNotFoundError("BENCH_GRU4REC does not name a checkout of GRU4Rec's authors' PyTorch code")
+    size, part = 128, 0.1
+    options = ("model=gru4rec-plus", "objective=session_parallel", "negatives=popular", "negatives.n=2048")
+    steps = (f"training.batch_size={size}", "max_len=200")
+    ours = bench.ours("dataset=ml-1m-sasrec", *options, *steps)
+    theirs = bench.peer(
+        "gru4rec",
+        data=bench.exchange(*ML_1M),
+        code=code,
+        n=200,
+        d=100,
+        batch_size=size,
+        negatives=2048,
+        power=0.75,
+        part=part,
+    )
+    timed = alternate([ours, theirs], "tenth", bench.rounds)
+    close(ours, theirs)
+    speeds = {name: round(median(answers, "tokens_per_second") / 1e3, 1) for name, answers in timed.items()}
+    return {
+        "reach": ">= 5 x the authors' code",
+        "thousand_steps_a_second": speeds,
+        "ratio": ratio(timed, "sairlib", "gru4rec", "tokens_per_second"),
+    }
+
+
+def bert4rec(bench: Bench) -> Answer:
+    """A tenth of an epoch of BERT4Rec (n 200, d 64, 2 heads, batch 128, softmax over all items) in sairlib and in
+    RecTools."""
+    part = 0.1
+    options = ("model=bert4rec", "objective.mask_share=0.15", "objective.last_share=0", "training.batch_size=128")
+    ours = bench.ours("dataset=ml-1m-sasrec", "max_len=200", "model.d=64", *options)
+    theirs = bench.peer(
+        "rectools",
+        data=bench.exchange(*ML_1M),
+        n=200,
+        d=64,
+        batch_size=128,
+        dropout=0.2,
+        part=part,
+        model="BERT4Rec",
+        options={"loss": "softmax", "n_heads": 2, "mask_prob": 0.15},
+    )
+    timed = alternate([ours, theirs], "tenth", bench.rounds)
+    close(ours, theirs)
+    return {
+        "reach": ">= 4 x RecTools",
+        "seconds_an_epoch": {name: round(median(answers, "epoch_seconds"), 1) for name, answers in timed.items()},
+        "ratio": ratio(timed, "rectools", "sairlib", "epoch_seconds"),
+    }
+
+
+def small(bench: Bench, wanted: float = 0.38, longest: float = 20.0) -> Answer:
+    """Seconds of training of Caser and GRU4Rec on ml-100k (n 50), without validation, until NDCG@10 (sampled-100) on
+    validation is ``wanted``; it is measured every 5 epochs. RecBole stops after ``longest`` times the seconds of
+    sairlib. Its loss is BPR with one negative; sairlib's are those of its models' settings."""
+    figures: dict[str, Answer] = {}
+    for model, options in {"Caser": ("objective.n_targets=3", "negatives.n=3"), "GRU4Rec": ()}.items():
+        overrides = ("dataset=ml-100k", f"model={model.lower()}", "max_len=50", *options)
+        ours = bench.ours(*overrides)
+        theirs = bench.peer("recbole", data=bench.exchange("dataset=ml-100k"), n=50, model=model, config=RECBOLE[model])
+        both = race(ours, theirs, wanted, longest)
+        close(ours, theirs)
+        seconds = {name: figure["seconds"] for name, figure in both.items()}
+        figures[model] = {
+            **{f"{name} {key}": value for name, figure in both.items() for key, value in figure.items()},
+            "ratio": round(seconds["recbole"] / seconds["sairlib"], 1),
+        }
+    return {"reach": ">= 10 x RecBole", "systems": figures}
 
 
 def prepare(bench: Bench) -> Answer:
@@ -185,7 +320,7 @@ def million(bench: Bench) -> Answer:
     ranked = alternate(systems, "evaluate", 2)
     close(*systems)
     return {
-        "reach": "within 12 GB; cost of a step independent of the number of users",
+        "reach": "within 12 GB; cost of a step independent of the number of users; 1,000 users ranked in 1.5 s",
         "seconds_per_step": {name: round(median(answers) / 100, 4) for name, answers in steps.items()},
         "ratio": ratio(steps, "1 M users", "100 k users"),
         "seconds_to_rank_1000_users": {name: round(median(answers), 2) for name, answers in ranked.items()},
@@ -248,34 +383,18 @@ def generated(bench: Bench, name: str, *shape: int) -> tuple[str, ...]:
     return (f"data.root={folder.parent}",)
 
 
-def close(*systems: System) -> None:
-    for system in systems:
-        system.close()
-
-
-def summary(values: list[float]) -> list[float]:
-    """Median, lowest, highest."""
-    return [round(value, 3) for value in (statistics.median(values), min(values), max(values))]
-
-
-def spread(timed: dict[str, list[Answer]]) -> dict[str, list[float]]:
-    return {name: summary([answer["seconds"] for answer in answers]) for name, answers in timed.items()}
-
-
-def ratio(timed: dict[str, list[Answer]], above: str, below: str, key: str = "seconds") -> list[float]:
-    """Ratios of the times in the same round: median, lowest, highest."""
-    pairs = zip(timed[above], timed[below], strict=True)
-    return [round(value, 2) for value in summary([a[key] / b[key] for a, b in pairs])]
-
-
 ROWS: dict[str, Callable[[Bench], Answer]] = {
-    "epoch-ml-1m": partial(epochs, overrides=ML_1M, n=200, reach=4),
-    "epoch-games": partial(epochs, overrides=GAMES, n=50, reach=10),
+    "epoch-ml-1m": partial(epochs, overrides=ML_1M, n=200, reach=6),
+    "epoch-games": partial(epochs, overrides=GAMES, n=50, reach=12),
     "sair": sair,
     "models": models,
     "evaluation": evaluation,
+    "losses": losses,
+    "bpr-max": bpr_max,
+    "bert4rec": bert4rec,
     "recbole": recbole,
     "target": target,
+    "small": small,
     "prepare-20m": prepare,
     "train-20m": train_20m,
     "million": million,
@@ -283,40 +402,3 @@ ROWS: dict[str, Callable[[Bench], Answer]] = {
     "commits": commits,
     "shares": shares,
 }
-
-
-def markdown(results: Answer) -> str:
-    """The text of RESULTS.md: a section for each row."""
-    parts = ["# The benchmark's figures\n", "Written by `bench.py`; every figure is in `results.json`. Seconds are"]
-    parts[1] += " [median, lowest, highest]; ratios are of the times within one round.\n"
-    for name in ROWS:
-        if name not in results:
-            continue
-        figures = dict(results[name])
-        host = figures.pop("machine")
-        measure = ROWS[name]
-        description = (measure.func if isinstance(measure, partial) else measure).__doc__ or ""
-        parts.append(f"## {name}\n\n{' '.join(description.split())}\n")
-        table = figures.pop("systems") if _is_table(figures.get("systems")) else None
-        parts += [f"* {key.replace('_', ' ')}: {_plain(value)}" for key, value in figures.items()]
-        git = host["git"] or {"commit": "unknown", "dirty": False}
-        where = f"{host['machine']['cpu']}, {host['threads']} threads, torch {host['versions']['torch']}"
-        commit = git["commit"][:7] + (" with changes" if git["dirty"] else "")
-        parts.append(f"* {host['date']}, commit {commit}, {where}, load before {host['load_before']:.1f}\n")
-        if table:
-            columns = list(next(iter(table.values())))
-            parts.append(f"| | {' | '.join(columns).replace('_', ' ')} |\n|{'---|' * (1 + len(columns))}")
-            parts += [f"| {key} | {' | '.join(_plain(row[c]) for c in columns)} |" for key, row in table.items()]
-            parts[-1] += "\n"
-    return "\n".join(parts) + "\n"
-
-
-def _is_table(value: Any) -> bool:
-    rows = [list(row) for row in value.values() if isinstance(row, dict)] if isinstance(value, dict) else []
-    return len(rows) > 1 and len(rows) == len(value) and all(row == rows[0] for row in rows)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
-    return str(value)

@@ -1,4 +1,5 @@
-"""RecBole's SASRec under test. Settings: ``data`` (see harness.py), ``n``, ``d``, ``dropout``, ``threads``.
+"""RecBole under test. Settings: ``data`` (see harness.py), ``n``, ``threads``, RecBole's name of the ``model``, and
+``config``: what else RecBole is told.
 
 RecBole makes every prefix a separate sample, so ``batch_size`` is its default of 2,048 prefixes.
 """
@@ -31,19 +32,13 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
     frame["timestamp:float"] = np.arange(len(frame))
     frame.to_csv(folder / "given.inter", sep="\t", index=False)
     config = Config(
-        model="SASRec",
+        model=settings["model"],
         dataset="given",
         config_dict={
             "data_path": str(folder.parent),
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
             "MAX_ITEM_LIST_LENGTH": settings["n"],
-            "n_layers": 2,
-            "n_heads": 1,
-            "hidden_size": settings["d"],
-            "inner_size": settings["d"],
-            "hidden_dropout_prob": settings["dropout"],
-            "attn_dropout_prob": settings["dropout"],
-            "hidden_act": "relu",
+            **settings["config"],
             "loss_type": "BPR",
             "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1},
             "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "uni100"},
@@ -57,8 +52,8 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
     init_seed(1, True)
     logging.disable(logging.CRITICAL)
     training, validation, _ = data_preparation(config, create_dataset(config))
-    model = get_model("SASRec")(config, training.dataset)
-    trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
+    model = get_model(settings["model"])(config, training.dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], settings["model"])(config, model)
     epochs_done = 0
 
     def epoch() -> Answer:

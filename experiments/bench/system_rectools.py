@@ -1,5 +1,5 @@
-"""RecTools' SASRec under test. Settings: ``data`` (see harness.py), ``n``, ``d``, ``batch_size``, ``dropout``,
-``threads``.
+"""RecTools' SASRec or BERT4Rec under test. Settings: ``data`` (see harness.py), ``n``, ``d``, ``batch_size``,
+``dropout``, ``threads``; optional: ``model`` (SASRec), ``options`` of the model, ``part`` of an epoch (all of it).
 
 Its own fit_partial() trains it; a callback times the epoch from inside.
 """
@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from rectools import Columns
 from rectools.dataset import Dataset
-from rectools.models import SASRecModel
+from rectools.models import BERT4RecModel, SASRecModel
 from serve import Answer, ndcg, serve
 
 warnings.filterwarnings("ignore")
@@ -47,27 +47,32 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
             logger=False,
             enable_checkpointing=False,
             accelerator="cpu",
+            limit_train_batches=settings.get("part", 1.0),
             callbacks=[Clock()],
         )
 
-    model = SASRecModel(
+    options = {"n_heads": 1, "loss": "BCE", "n_negatives": 1, **settings.get("options", {})}
+    model = {"SASRec": SASRecModel, "BERT4Rec": BERT4RecModel}[settings.get("model", "SASRec")](
         n_blocks=2,
-        n_heads=1,
         n_factors=settings["d"],
         dropout_rate=settings["dropout"],
         session_max_len=settings["n"],
         batch_size=settings["batch_size"],
-        loss="BCE",
-        n_negatives=1,
         lr=0.001,
         get_trainer_func=trainer,
         recommend_torch_device="cpu",
+        **options,
     )
 
     def epoch() -> Answer:
         model.fit_partial(dataset, min_epochs=1, max_epochs=1)
         clock = next(callback for callback in model.fit_trainer.callbacks if isinstance(callback, Clock))  # a copy
         return {"seconds": clock.seconds}
+
+    def tenth() -> Answer:
+        """The ``part`` of an epoch, and the estimated time of a whole one."""
+        answer = epoch()
+        return {**answer, "epoch_seconds": answer["seconds"] / settings["part"]}
 
     def evaluate() -> Answer:
         """Recommend 20 items to every user, as RecTools' users do; the time excludes the scoring for NDCG below."""
@@ -85,7 +90,7 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
         scores = (user_vectors[rows][:, None] * item_vectors[inside.view(candidates.shape)]).sum(-1).numpy()
         return {"seconds": seconds, "ndcg@10": ndcg(scores)}
 
-    return {"epoch": epoch, "evaluate": evaluate}
+    return {"epoch": epoch, "tenth": tenth, "evaluate": evaluate}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import math
 import time
 from contextlib import closing
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,6 @@ from torch import nn
 from torch.profiler import profile
 
 from sairlib import build
-from sairlib.data.sequences import SequenceStore
 from sairlib.data.split import Part
 from sairlib.nn.attention import CausalAttention
 from sairlib.run.log import RunLog
@@ -70,6 +70,7 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
         return {"split": lambda: {"split_sha256": build.split(config).sha256()}}
     trainer = study_of(settings["overrides"]).trainer
     learner, store = trainer.learner, trainer.store
+    objective, all_batches = learner.objective, learner.objective.epoch
     if "eval_users" in settings:
         for part, (users_E, positions_E) in store._targets.items():
             store._targets[part] = users_E[: settings["eval_users"]], positions_E[: settings["eval_users"]]
@@ -77,7 +78,8 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
     def epoch(batches: int | None = None) -> Answer:
         """One epoch of the trainer's own loop, or its first ``batches``."""
         if batches is not None:
-            store.epoch = lambda *arguments: SequenceStore.epoch(store, *arguments)[:batches]  # type: ignore[method-assign]
+            few = range(min(batches, trainer.steps_per_epoch))
+            objective.epoch = lambda *arguments: list(map(all_batches(*arguments).__getitem__, few))  # type: ignore[method-assign]
         with TemporaryDirectory() as folder, closing(Curves(Path(folder))) as log:
             start = time.perf_counter()
             trainer.train_epoch(log)
@@ -87,7 +89,7 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
 
     def tenth() -> Answer:
         """A tenth of an epoch, and the estimated time of a whole one."""
-        whole = math.ceil(len(store.train_users) / trainer.settings.batch_size)
+        whole = trainer.steps_per_epoch
         batches = math.ceil(whole / 10)
         answer = epoch(batches)
         return {**answer, "epoch_seconds": answer["seconds"] * whole / batches}
@@ -108,7 +110,7 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
 
     def shares() -> Answer:
         """The first batches of an epoch: time and operators of a step, and the share of each group of operators."""
-        batches = store.epoch(trainer.settings.batch_size, trainer.settings.length_window, learner.generator)[:20]
+        batches = list(islice(all_batches(trainer.settings.length_window, learner.generator), 20))
         trainer.model.train()
         for rows in batches:
             learner.step(rows)
