@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, logsigmoid, softplus
+from torch.nn.functional import softplus
 
+from sairlib.nn.kernels.bpr_max import bpr_max, weights_of_negatives
 from sairlib.training.losses import DrawnLoss, sum_over_negatives
 
 
@@ -34,10 +34,7 @@ class BPRMax(DrawnLoss):
     regularisation: float = 1.0
 
     def cost(self, scores: Tensor, counts: Tensor, log_expected: Tensor) -> Tensor:
-        log_weights, none = weights_of_negatives(scores, counts)
-        log_likelihood = torch.logsumexp(log_weights + logsigmoid(scores[..., :1] - scores[..., 1:]), -1)
-        penalty = (log_weights.exp() * scores[..., 1:].square()).sum(-1)
-        return (self.regularisation * penalty - log_likelihood).masked_fill(none, 0.0)
+        return bpr_max(scores, counts, self.regularisation)
 
 
 @final
@@ -70,13 +67,6 @@ class TOP1Max(DrawnLoss):
 def top1_costs(scores: Tensor) -> Tensor:
     """sigmoid(s- - s+) + sigmoid(s-^2) of each negative (..., C)."""
     return (scores[..., 1:] - scores[..., :1]).sigmoid() + scores[..., 1:].square().sigmoid()
-
-
-def weights_of_negatives(scores: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms (..., C) of the softmax of the negatives that count, and where there are none (...)."""
-    none = ~counts[..., 1:].any(-1, keepdim=True)  # without negatives that count, all weigh the same: finite
-    negatives = scores[..., 1:].masked_fill(~(counts[..., 1:] | none), -torch.inf)
-    return log_softmax(negatives, -1), none[..., 0]
 
 
 @final

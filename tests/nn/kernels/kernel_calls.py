@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sairlib.batch import PAD
 from sairlib.nn.kernels.attention import causal_attention, plain_causal_attention
+from sairlib.nn.kernels.bpr_max import bpr_max, plain_bpr_max
 from sairlib.nn.kernels.distances import plain_squared_distances, squared_distances
 from sairlib.nn.kernels.lookup import plain_rows, rows
 from sairlib.nn.kernels.softmax import plain_softmax_of_products, softmax_of_products
@@ -72,12 +73,20 @@ def softmax(n: int, width: int) -> Call:
     return Call(fast, plain, arguments, "_SoftmaxOfProducts", targets != PAD)
 
 
+def strongest(n: int, width: int) -> Call:
+    scores, counts = 2 * torch.randn(2, n, 1 + width), torch.rand(2, n, 1 + width) < 0.7  # in some rows none counts
+    scores[0, 0, 0] = -200.0 * (n % 2)  # a target far below its negatives
+    options = {"regularisation": float(n % 3)}
+    return Call(partial(bpr_max, **options), partial(plain_bpr_max, **options), [scores, counts], "_BPRMax")
+
+
 CALLS: dict[str, Callable[[int, int], Call]] = {
     "attention": attention,
     "lookup": lookup,
     "distances": distances,
     "windows": windows,
     "softmax": softmax,
+    "bpr_max": strongest,
 }
 
 

@@ -19,7 +19,7 @@ from sairlib.nn.kernels.dropout import dropout, plain_dropout
 from sairlib.nn.kernels.switch import allowed, plain_kernels
 
 GOLDEN = str(Path(__file__).resolve().parents[2] / "golden")
-CASES = ("sasrec", "sasrec, softmax", "attrec")
+CASES = ("sasrec", "sasrec, softmax", "attrec", "model=sasrec loss=bpr_max negatives.n=4")
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -94,7 +94,7 @@ import json, sys
 import torch
 from golden import CASES, golden
 
-from sairlib.nn.kernels import attention, distances, lookup, softmax, windows  # define the autograd functions
+from sairlib.nn.kernels import attention, bpr_max, distances, lookup, softmax, windows  # define the autograd functions
 
 applied = set()
 for kind in torch.autograd.Function.__subclasses__():
@@ -103,7 +103,7 @@ for kind in torch.autograd.Function.__subclasses__():
             applied.add(kind.__name__)
             return way(*arguments)
         kind.apply = apply
-losses = {case: golden((*CASES[case], "model.dropout=0.0"))["losses"] for case in sys.argv[1:]}
+losses = {case: golden((*CASES.get(case, case.split()), "model.dropout=0.0"))["losses"] for case in sys.argv[1:]}
 print(json.dumps({"losses": losses, "applied": sorted(applied)}))
 """
 

@@ -6,6 +6,7 @@
     recent                (windows.py)    the last few vectors before every step
     dropout               (dropout.py)    random zeros
     softmax_of_products   (softmax.py)    cost of a target among all items
+    bpr_max               (bpr_max.py)    cost of a target against its strongest negatives
     in_parts              (parts.py)      any cost, in parts that fit into the cache or the memory
 
 The plain version ``plain_...``, a line or two of PyTorch, defines what the function computes. The fast version has the
