@@ -16,7 +16,9 @@ from sairlib.batch import PAD, Negatives
 from sairlib.data.sequences import SequenceStore
 from sairlib.errors import UserError
 from sairlib.models.recommender import Products
+from sairlib.models.sasrec import SASRec
 from sairlib.nn.kernels import parts
+from sairlib.training import losses
 from sairlib.training.gbce import GBCE
 from sairlib.training.losses import BCE, DrawnLoss, Loss
 from sairlib.training.negatives import Uniform
@@ -168,6 +170,26 @@ def test_computed_by_parts_a_cost_is_what_it_is_whole(
     monkeypatch.setattr(parts, "SCORES_IN_CACHE", 1)
     torch.testing.assert_close(costs_and_gradient(), (whole_XS, gradient_XD))
     assert whole_XS[targets_XS != PAD].mean() > 0.1 and not whole_XS[targets_XS == PAD].any()
+
+
+@pytest.mark.parametrize("loss", [loss for loss, _ in PAIRS], ids=str)
+def test_scores_taken_from_those_of_all_items_cost_the_same(loss: DrawnLoss, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = SASRec(M, n_users=1, max_len=1, d=4)
+    states_XD, table_MD = torch.randn(9, 4, requires_grad=True), model.encoder.item_embedding.weight
+    targets_XS, items = torch.randint(0, M + 1, (9, 2)), torch.randint(0, M + 1, (9, 2, 3))  # also PAD, also the target
+    negatives = Negatives(items, torch.rand(items.shape))
+    monkeypatch.setattr(losses, "ALL", 32)
+    assert losses.scored_with_all(M, 3)
+
+    def costs_and_gradients() -> tuple[torch.Tensor, ...]:
+        costs_XS = loss.each(model, states_XD, targets_XS, negatives)
+        return costs_XS.detach(), *torch.autograd.grad(costs_XS.sum(), [states_XD, table_MD])
+
+    from_all = costs_and_gradients()
+    monkeypatch.setattr(losses, "ALL", 0)
+    monkeypatch.setattr(Products, "score_all", None)
+    torch.testing.assert_close(from_all, costs_and_gradients())
 
 
 @pytest.mark.parametrize("products", ["none", "plain", "biased"])

@@ -13,7 +13,7 @@ from trainer_helpers import fit, make_trainer, records, row_optimizers
 
 from sairlib import processes
 from sairlib.run import checkpoint, distributed
-from sairlib.training import optimisers
+from sairlib.training import losses, optimisers
 from sairlib.training import trainer as module
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def train(kind: str, directory: Path, epochs: int = 2, resumed: bool = False) -> None:
     """Train a model of this kind; 40 users in batches of 13, so that the last batch has one."""
-    optimisers.RARELY = 0 if kind == "rows" else 16
+    optimisers.RARELY, losses.ALL = (0, 0) if kind == "rows" else (16, 32)
     module.PIECE = 40  # several pieces a batch
     trainer = make_trainer(dropout=0.0, batch_size=13, epochs=epochs, **KINDS[kind])
     assert bool(row_optimizers(trainer)) == (kind == "rows")
@@ -49,7 +49,7 @@ def process(rank: int, size: int, port: int, place: Path) -> None:
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_several_processes_train_as_one_does(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for owner, name in ((optimisers, "RARELY"), (module, "PIECE")):
+    for owner, name in ((optimisers, "RARELY"), (losses, "ALL"), (module, "PIECE")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # put back after the test
     one, many = tmp_path / "one", tmp_path / "many"
     one.mkdir()

@@ -10,9 +10,20 @@ from torch.nn.functional import softplus
 
 from sairlib.batch import PAD, Negatives, State, as_rows, like
 from sairlib.errors import UserError
-from sairlib.models.recommender import Recommender
+from sairlib.models.recommender import Products, Recommender
 from sairlib.nn.kernels.parts import in_parts
 from sairlib.training.negatives import Sampler
+
+ALL = 32
+"""All items are scored, and the scores of own negatives are among theirs, if they are at most so many times as many."""
+
+
+def scored_with_all(n_items: int, n_negatives: int) -> bool:
+    """Whether one product with the vectors of all items is less work than to gather those of each target's negatives.
+
+    ``training.optimisers.RowAdam`` cannot train a table that is used so.
+    """
+    return n_items <= ALL * n_negatives
 
 
 class Loss(ABC):
@@ -56,10 +67,14 @@ class DrawnLoss(Loss):
         assert negatives is not None
         items_XSC, head = negatives.items_BNSC, model.head
         real_XS, scores_per_row = targets_XS != PAD, targets_XS.shape[1] * (1 + items_XSC.shape[-1])
+        among_all = isinstance(head, Products) and scored_with_all(model.n_items, items_XSC.shape[-1])
 
         def with_own(targets_XS: Tensor, items_XSC: Tensor, log_expected: Tensor, *rows: Tensor) -> Tensor:
             candidates = torch.cat([targets_XS[..., None], items_XSC], -1)
-            scores = head.score(like(states, rows), candidates.flatten(1)).view(candidates.shape)
+            if among_all:
+                scores = head.score_all(like(states, rows)).gather(1, candidates.flatten(1)).view(candidates.shape)
+            else:
+                scores = head.score(like(states, rows), candidates.flatten(1)).view(candidates.shape)
             return self.cost(scores.float(), candidates != PAD, log_expected)
 
         def with_shared(targets_XS: Tensor, *rows: Tensor) -> Tensor:
@@ -73,6 +88,7 @@ class DrawnLoss(Loss):
             costs_XS = in_parts(with_shared, scores_per_row, real_XS.any(-1), targets_XS, *as_rows(states))
         else:
             own = items_XSC, negatives.log_expected.expand(*items_XSC.shape[:-1], -1)
+            scores_per_row += model.n_items if among_all else 0
             costs_XS = in_parts(with_own, scores_per_row, real_XS.any(-1), targets_XS, *own, *as_rows(states))
         return costs_XS.where(real_XS, 0.0)
 

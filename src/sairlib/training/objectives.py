@@ -14,7 +14,7 @@ from sairlib.batch import Batch, Negatives, State, map_state
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.errors import UserError
 from sairlib.models.recommender import Carried, CategoryModel, ClozeModel, Recommender, StepModel
-from sairlib.training.losses import DrawnLoss, Loss
+from sairlib.training.losses import DrawnLoss, Loss, scored_with_all
 from sairlib.training.negatives import Draw, Sampler
 
 
@@ -50,8 +50,8 @@ class Objective(ABC):
 
     @property
     def rows_per_batch(self) -> float:
-        """About how many items a batch looks up: inputs, targets and negatives. Infinity: a loss over all items."""
-        if self.sampler is None:
+        """About how many items a batch looks up: inputs, targets and negatives. Infinity: it scores all items."""
+        if self.sampler is None or scored_with_all(self.store.n_items, self.sampler.n):
             return math.inf
         return self.store.n_train_steps / self.n_batches() * (2 + self.sampler.n)
 
