@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from sairlib.data.interactions import Interactions
     from sairlib.data.split import Part, Split
     from sairlib.errors import NonFiniteError, UserError
-    from sairlib.models.recommender import ClozeModel, Head, Recommender, RecurrentModel, SequenceModel, StepModel
+    from sairlib.models.recommender import (
+        CategoryModel,
+        ClozeModel,
+        Head,
+        Recommender,
+        RecurrentModel,
+        SequenceModel,
+        StepModel,
+    )
     from sairlib.run.finished import Run
     from sairlib.run.report import read_ranks
     from sairlib.run.study import Result, Study
@@ -31,7 +39,15 @@ _HOMES = {
     "data.interactions": ("Interactions",),
     "data.split": ("Part", "Split"),
     "errors": ("NonFiniteError", "UserError"),
-    "models.recommender": ("ClozeModel", "Head", "Recommender", "RecurrentModel", "SequenceModel", "StepModel"),
+    "models.recommender": (
+        "CategoryModel",
+        "ClozeModel",
+        "Head",
+        "Recommender",
+        "RecurrentModel",
+        "SequenceModel",
+        "StepModel",
+    ),
     "run.finished": ("Run",),
     "run.report": ("read_ranks",),
     "run.study": ("Result", "Study"),
@@ -39,6 +55,7 @@ _HOMES = {
 """Where the public names are defined. They are loaded when first used, for torch takes seconds to load."""
 
 __all__ = [
+    "CategoryModel",
     "ClozeModel",
     "Head",
     "History",
