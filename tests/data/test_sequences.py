@@ -226,6 +226,13 @@ def test_draw_is_uniform_over_the_unseen() -> None:
     assert torch.equal(drawn, again) and not torch.equal(drawn, other)
 
 
+def test_many_draws_are_those_that_few_make() -> None:
+    unseen = make_unseen([[1, 2, 3, 3, 20], [], list(range(1, 21))], 20)
+    for user in range(3):
+        few, many = (unseen.draw(torch.tensor([user]), (n,), torch.Generator().manual_seed(0)) for n in (39, 40))
+        assert torch.equal(few, many[:, :39])
+
+
 def test_training_negatives_avoid_the_training_part_alone() -> None:
     # Excluding the held-out items would reveal them to the model.
     store = SequenceStore(make_split([[1, 2, 3, 4, 5]], 6), 5, CPU)

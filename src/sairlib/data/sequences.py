@@ -215,10 +215,15 @@ class Unseen:
 
     def draw(self, users_B: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Unseen items drawn uniformly (B, *shape), repeats allowed; PAD for a user who has seen every item."""
-        users = users_B.view(-1, *(1 for _ in shape)).expand(-1, *shape)
+        users = users_B.view(-1, *(1 for _ in shape))
         # The modulo favours small ranks by less than size / 2^62.
-        ranks = torch.randint(2**62, users.shape, generator=generator, device=users.device)
-        return self.at(users, ranks % self.sizes[users].clamp(min=1))
+        ranks = torch.randint(2**62, (len(users_B), *shape), generator=generator, device=users.device)
+        ranks %= self.sizes[users].clamp(min=1)
+        if ranks[:1].numel() < 2 * self.n_items:
+            return self.at(users.expand(ranks.shape), ranks)
+        # So many that it takes less time to write down all unseen items, one search for each, than to search for each.
+        all_BM = self.at(users_B[:, None].expand(-1, self.n_items), torch.arange(self.n_items, device=users.device))
+        return all_BM.gather(1, ranks.flatten(1)).view(ranks.shape)
 
 
 def _sorted_unique(keys: Tensor) -> Tensor:

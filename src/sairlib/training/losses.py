@@ -10,8 +10,9 @@ from torch.nn.functional import softplus
 
 from sairlib.batch import PAD, Negatives, State, as_rows, like
 from sairlib.errors import UserError
-from sairlib.models.recommender import Products, Recommender
+from sairlib.models.recommender import Products, Recommender, one_tensor
 from sairlib.nn.kernels.parts import in_parts
+from sairlib.nn.kernels.products import costs_of_products
 from sairlib.training.negatives import Sampler
 
 ALL = 32
@@ -67,14 +68,13 @@ class DrawnLoss(Loss):
         assert negatives is not None
         items_XSC, head = negatives.items_BNSC, model.head
         real_XS, scores_per_row = targets_XS != PAD, targets_XS.shape[1] * (1 + items_XSC.shape[-1])
-        among_all = isinstance(head, Products) and scored_with_all(model.n_items, items_XSC.shape[-1])
 
-        def with_own(targets_XS: Tensor, items_XSC: Tensor, log_expected: Tensor, *rows: Tensor) -> Tensor:
-            candidates = torch.cat([targets_XS[..., None], items_XSC], -1)
-            if among_all:
-                scores = head.score_all(like(states, rows)).gather(1, candidates.flatten(1)).view(candidates.shape)
-            else:
-                scores = head.score(like(states, rows), candidates.flatten(1)).view(candidates.shape)
+        def with_own(candidates: Tensor, log_expected: Tensor, *rows: Tensor) -> Tensor:
+            scores = head.score(like(states, rows), candidates.flatten(1)).view(candidates.shape)
+            return self.cost(scores.float(), candidates != PAD, log_expected)
+
+        def among_all(scores_XM: Tensor, candidates: Tensor, log_expected: Tensor) -> Tensor:
+            scores = scores_XM.gather(1, candidates.flatten(1)).view(candidates.shape)
             return self.cost(scores.float(), candidates != PAD, log_expected)
 
         def with_shared(targets_XS: Tensor, *rows: Tensor) -> Tensor:
@@ -87,9 +87,13 @@ class DrawnLoss(Loss):
             items_C = items_XSC.flatten()
             costs_XS = in_parts(with_shared, scores_per_row, real_XS.any(-1), targets_XS, *as_rows(states))
         else:
-            own = items_XSC, negatives.log_expected.expand(*items_XSC.shape[:-1], -1)
-            scores_per_row += model.n_items if among_all else 0
-            costs_XS = in_parts(with_own, scores_per_row, real_XS.any(-1), targets_XS, *own, *as_rows(states))
+            candidates = torch.cat([targets_XS[..., None], items_XSC], -1)
+            own = candidates, negatives.log_expected.expand(*items_XSC.shape[:-1], -1)
+            if isinstance(head, Products) and scored_with_all(model.n_items, items_XSC.shape[-1]):
+                products = one_tensor(states), *head.of(None)
+                costs_XS = costs_of_products(among_all, *products, real_XS, *own, others=scores_per_row)
+            else:
+                costs_XS = in_parts(with_own, scores_per_row, real_XS.any(-1), *own, *as_rows(states))
         return costs_XS.where(real_XS, 0.0)
 
 

@@ -58,11 +58,11 @@ class Softmax(Loss):
         real_XS, head = targets_XS != PAD, model.head
 
         def with_all(targets_XS: Tensor, *rows: Tensor) -> Tensor:
-            return softmax(head.score_all(like(states, rows)), targets_XS, self.label_smoothing)
+            return softmax(head.score_all(like(states, rows))[:, 1:], targets_XS, self.label_smoothing)
 
         if isinstance(head, Products) and isinstance(states, Tensor):
             vectors_MD, bias_M = head.of(None)
-            costs_XS = softmax_of_products(states, vectors_MD, bias_M, targets_XS, real_XS.any(-1))
+            costs_XS = softmax_of_products(states, vectors_MD, bias_M, targets_XS)
             if self.label_smoothing:  # beside the fast way: the mean of all scores is the score of the mean vector
                 mean_1D = vectors_MD[1:].mean(0, keepdim=True)
                 means_X1 = linear(states, mean_1D, None if bias_M is None else bias_M[1:].mean().reshape(1))

@@ -12,6 +12,7 @@ from sairlib.nn.kernels.attention import causal_attention, plain_causal_attentio
 from sairlib.nn.kernels.bpr_max import bpr_max, plain_bpr_max
 from sairlib.nn.kernels.distances import plain_squared_distances, squared_distances
 from sairlib.nn.kernels.lookup import plain_rows, rows
+from sairlib.nn.kernels.products import costs_of_products, plain_costs_of_products
 from sairlib.nn.kernels.softmax import plain_softmax_of_products, softmax_of_products
 from sairlib.nn.kernels.windows import plain_recent, recent
 
@@ -64,13 +65,31 @@ def softmax(n: int, width: int) -> Call:
     states, vectors, bias = 2 * torch.randn(n, width), torch.randn(6, width), torch.randn(6)
 
     def fast(targets: Tensor, states: Tensor, vectors: Tensor, bias: Tensor | None = None) -> Tensor:
-        return softmax_of_products(states, vectors, bias, targets, (targets != PAD).any(1))
+        return softmax_of_products(states, vectors, bias, targets)
 
     def plain(targets: Tensor, states: Tensor, vectors: Tensor, bias: Tensor | None = None) -> Tensor:
         return plain_softmax_of_products(states, vectors, bias, targets)
 
     arguments = [targets, states, vectors, bias] if width % 2 else [targets, states, vectors]
-    return Call(fast, plain, arguments, "_SoftmaxOfProducts", targets != PAD)
+    return Call(fast, plain, arguments, "_CostsOfProducts", targets != PAD)
+
+
+def products(n: int, width: int) -> Call:
+    candidates = torch.randint(6, (n, 1 + n % 2, 3))
+    states, vectors, bias = torch.randn(n, width), torch.randn(6, width), torch.randn(6)
+
+    def cost(scores_XM: Tensor, candidates: Tensor) -> Tensor:
+        scores = scores_XM.gather(1, candidates.flatten(1)).view(candidates.shape)
+        return torch.logsumexp(scores, -1) - scores[..., 0]
+
+    def fast(candidates: Tensor, states: Tensor, vectors: Tensor, bias: Tensor | None = None) -> Tensor:
+        return costs_of_products(cost, states, vectors, bias, candidates[..., 0] != PAD, candidates)
+
+    def plain(candidates: Tensor, states: Tensor, vectors: Tensor, bias: Tensor | None = None) -> Tensor:
+        return plain_costs_of_products(cost, states, vectors, bias, candidates)
+
+    arguments = [candidates, states, vectors, bias] if width % 2 else [candidates, states, vectors]
+    return Call(fast, plain, arguments, "_CostsOfProducts", candidates[..., 0] != PAD)
 
 
 def strongest(n: int, width: int) -> Call:
@@ -86,6 +105,7 @@ CALLS: dict[str, Callable[[int, int], Call]] = {
     "distances": distances,
     "windows": windows,
     "softmax": softmax,
+    "products": products,
     "bpr_max": strongest,
 }
 

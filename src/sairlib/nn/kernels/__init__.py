@@ -5,6 +5,7 @@
     squared_distances     (distances.py)  of states and items
     recent                (windows.py)    the last few vectors before every step
     dropout               (dropout.py)    random zeros
+    costs_of_products     (products.py)   any cost of scores of all items
     softmax_of_products   (softmax.py)    cost of a target among all items
     bpr_max               (bpr_max.py)    cost of a target against its strongest negatives
     in_parts              (parts.py)      any cost, in parts that fit into the cache or the memory
