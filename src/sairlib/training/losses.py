@@ -15,8 +15,10 @@ from sairlib.nn.kernels.parts import in_parts
 from sairlib.nn.kernels.products import costs_of_products
 from sairlib.training.negatives import Sampler
 
-ALL = 32
-"""All items are scored, and the scores of own negatives are among theirs, if they are at most so many times as many."""
+ALL = 64
+"""All items are scored, and the scores of own negatives are among theirs, if they are at most so many times as many.
+
+An epoch in one product takes 0.3 of the time with 47 times as many (d 256), 0.8 with 93, 1.7 with 185 (d 64)."""
 
 
 def scored_with_all(n_items: int, n_negatives: int) -> bool:
