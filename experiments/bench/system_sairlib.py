@@ -3,6 +3,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -25,10 +26,23 @@ from sairlib.training.trainer import Trainer
 OPERATORS = {
     "matrix products": ("mm", "addmm", "addmm_", "bmm", "baddbmm_"),
     "optimizer": ("_fused_adam_",),
-    "elementwise": ("mul", "mul_", "add", "add_", "sub_", "clamp_", "clamp_min", "threshold_backward"),
+    "elementwise": (
+        *("mul", "mul_", "add", "add_", "sub", "sub_", "clamp_", "clamp_min", "threshold_backward", "sigmoid_"),
+        *("addcmul", "addcmul_", "masked_fill", "masked_fill_", "where", "gt", "ge"),
+    ),
+    "sums": ("sum", "logsumexp"),
     "softmax": ("_softmax", "_softmax_backward_data"),
     "normalisation": ("native_layer_norm", "native_layer_norm_backward"),
-    "lookups": ("index_select", "index_add_", "index", "searchsorted", "scatter_add_", "embedding"),
+    "lookups": (
+        "index_select",
+        "index_add_",
+        "index",
+        "gather",
+        "searchsorted",
+        "scatter_",
+        "scatter_add_",
+        "embedding",
+    ),
     "random": ("random_", "randint"),
     "copies and zeros": ("copy_", "cat", "fill_", "zero_", "empty", "empty_strided"),
 }
@@ -108,32 +122,34 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
             a @ b
         return {"flops_per_second": 4 * 2 * 2048**3 / (time.perf_counter() - start)}
 
-    def shares() -> Answer:
-        """The first batches of an epoch: time and operators of a step, and the share of each group of operators."""
-        batches = list(islice(all_batches(trainer.settings.length_window, learner.generator), 20))
-        trainer.model.train()
-        for rows in batches:
-            learner.step(rows)
+    def shares(times: int, work: Callable[[], object]) -> Answer:
+        """What ``work`` does ``times``: time and operators of one, and the share of each group of operators."""
+        work()
         start = time.perf_counter()
-        for rows in batches:
-            learner.step(rows)
+        work()
         seconds = time.perf_counter() - start
         with profile() as profiler:
-            for rows in batches:
-                learner.step(rows)
+            work()
         own = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiler.key_averages()}
         grouped = {group: sum(own.get(name, 0.0) for name in names) for group, names in OPERATORS.items()}
         grouped["autograd and all others"] = sum(own.values()) - sum(grouped.values())
         calls = sum(event.count for event in profiler.key_averages() if event.key.startswith("aten::"))
         return {
-            "milliseconds_a_step": round(1e3 * seconds / len(batches), 2),
-            "operators_a_step": calls // len(batches),
+            "milliseconds": round(1e3 * seconds / times, 2),
+            "operators": calls // times,
             "shares": {group: round(value / sum(own.values()), 2) for group, value in grouped.items()},
         }
 
+    def shares_of_steps() -> Answer:
+        """Of the first batches of an epoch."""
+        trainer.model.train()
+        batches = list(islice(all_batches(trainer.settings.length_window, learner.generator), 20))
+        return shares(len(batches), lambda: [learner.step(rows) for rows in batches])
+
     return {
         "epoch": epoch,
-        "shares": shares,
+        "shares": shares_of_steps,
+        "shares of ranking": lambda: shares(1, evaluate),
         "tenth": tenth,
         "few": partial(epoch, settings.get("batches", 30)),
         "evaluate": evaluate,
