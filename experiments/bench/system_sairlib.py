@@ -130,10 +130,11 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         with profile() as profiler:
             work()
-        own = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiler.key_averages()}
+        events = profiler.key_averages()
+        own = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in events}
         grouped = {group: sum(own.get(name, 0.0) for name in names) for group, names in OPERATORS.items()}
         grouped["autograd and all others"] = sum(own.values()) - sum(grouped.values())
-        calls = sum(event.count for event in profiler.key_averages() if event.key.startswith("aten::"))
+        calls = sum(event.count for event in events if event.key.startswith("aten::"))
         return {
             "milliseconds": round(1e3 * seconds / times, 2),
             "operators": calls // times,
@@ -143,7 +144,7 @@ def make(settings: dict[str, Any]) -> dict[str, Any]:
     def shares_of_steps() -> Answer:
         """Of the first batches of an epoch."""
         trainer.model.train()
-        batches = list(islice(all_batches(trainer.settings.length_window, learner.generator), 20))
+        batches = list(islice(all_batches(trainer.settings.length_window, learner.generator), 5))
         return shares(len(batches), lambda: [learner.step(rows) for rows in batches])
 
     return {
