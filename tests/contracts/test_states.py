@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from sairlib.batch import PAD, History, State, as_rows, map_state
 from sairlib.errors import UserError
-from sairlib.models.recommender import ClozeModel, Head, Recommender, RecurrentModel, SequenceModel, StepModel
+from sairlib.models.recommender import (
+    ClozeModel,
+    Head,
+    PrefixModel,
+    Recommender,
+    RecurrentModel,
+    SequenceModel,
+    StepModel,
+)
 from sairlib.nn.layers import UserTable
 
 
@@ -50,6 +58,22 @@ def test_the_newest_state_is_the_state_at_the_newest_item(name: str, lengths: li
     if not isinstance(model, StepModel):
         pytest.skip("has only a newest state, or computes it differently")
     check_the_newest(model, items_BN, lengths)
+
+
+@every_model
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(1, MAX_LEN), min_size=1, max_size=5))
+def test_the_states_of_all_prefixes_are_the_newest_states_of_each(name: str, lengths: list[int]) -> None:
+    model, items_BN = cached_model(name), histories(*lengths)
+    if not isinstance(model, PrefixModel):
+        pytest.skip("does not make the states of all prefixes together")
+    with torch.no_grad():
+        together = as_rows(model.encode_prefixes(history(items_BN)))
+        for step in range(max(lengths)):
+            real_B = items_BN[:, step] != PAD
+            alone = as_rows(model.newest(history(items_BN[:, : step + 1])))
+            for every, one in zip(together, alone, strict=True):
+                torch.testing.assert_close(every[real_B, step], one[real_B], rtol=1e-4, atol=1e-5)
 
 
 @every_model

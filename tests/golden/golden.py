@@ -59,6 +59,7 @@ OPTIONS = {
     "sair, categories": ("model=sair", "model.score_with_category=true", "model.category_pooling=sum"),
     "lightsans, queries": ("model=lightsans", "model.softmax_dim=queries", "model.attention_dropout=0.1"),
     "sine, authors": ("model=sine", "model.assignment=logits", "model.shared_w3=false", "model.norm=l2"),
+    "sine, all prefixes": ("model=sine", "objective.draw=all"),
     "transrec, l1": ("model=transrec", "model.distance=l1"),
     "attrec, shared": ("model=attrec-inner", "model.shared_projection=true", "loss=softmax"),
     "bpr-mf, bias": ("model=bpr-mf", "model.item_bias=true"),

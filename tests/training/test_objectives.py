@@ -290,6 +290,8 @@ MakeObjective = Callable[..., Objective]
         (Cloze, BCE(), True, Bigram(), "Bigram has no mask item; choose objective=next_item or prefix"),
         (Cloze, BCE(), True, Whole(), "Whole has no mask item"),
         (Prefix, BCE(), True, Filler(), "choose objective=cloze"),
+        (partial(Prefix, draw="all"), BCE(), True, Whole(), "Whole cannot make the .*; choose objective.draw=pairs"),
+        (partial(Prefix, draw="all"), BCE(), True, Bigram(), "Bigram cannot make the .*; choose objective=next_item"),
         (NextItem, BCE(), True, Filler(), "Filler sees the whole sequence: .*; choose objective=cloze"),
         (NextItem, BCE(), True, Whole(), "Whole sees the whole sequence: .*; choose objective=prefix"),
         (NextItem, BCE(), True, Bigram(log_odds=False), "loss=bce reads scores as log-odds"),

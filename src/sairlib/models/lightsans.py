@@ -44,8 +44,9 @@ class LightSANs(SequenceModel):
 
     Every state sees the whole sequence through the interests, so only the newest is trained (``objective=prefix``). A
     causal version would need k interests per step, from the items up to it: k times the memory of the states, which the
-    model is meant to save. With ``keys`` every state is an average, so that a history of one repeated item gives the
-    same state for any number of repetitions.
+    model is meant to save; and from the second layer on every step's state changes with each prefix, so that no prefix
+    can use what was computed for another. With ``keys`` every state is an average, so that a history of one repeated
+    item gives the same state for any number of repetitions.
 
     Deviations from the paper:
 

@@ -151,6 +151,16 @@ class SequenceModel(Recommender):
     """One state per sequence, which depends on all of it."""
 
 
+class PrefixModel(SequenceModel):
+    """A SequenceModel that makes the states of all prefixes together, in less time than one by one:
+    ``objective=prefix objective.draw=all``."""
+
+    @abstractmethod
+    def encode_prefixes(self, history: History) -> State:
+        """States (B, N, ...): at each step that of ``newest`` for the history up to it. Those at padding are not
+        used."""
+
+
 class ClozeModel(Recommender):
     """Predicts hidden items from the items before and after them. The id ``mask_item`` replaces a hidden item."""
 

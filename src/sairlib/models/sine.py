@@ -1,5 +1,6 @@
 """SINE: sparse-interest network for sequential recommendation (Tan et al., WSDM 2021)."""
 
+from functools import partial
 from typing import final
 
 import torch
@@ -8,16 +9,20 @@ from torch.nn.functional import normalize
 
 from sairlib.batch import PAD, Batch, History, State, positions
 from sairlib.errors import UserError
-from sairlib.models.recommender import Head, Products, SequenceModel
+from sairlib.models.recommender import Head, PrefixModel, Products
 from sairlib.nn.interests import decorrelation
+from sairlib.nn.kernels.parts import in_blocks
 from sairlib.nn.layers import Table
+from sairlib.nn.running_softmax import running_softmax
 
 ASSIGNMENTS = ("weights", "logits")
 NORMS = ("layer", "l2")
+BLOCK = 32
+"""Prefixes of a block of ``encode_prefixes``: enough for fast products, few enough to skip most of the later steps."""
 
 
 @final
-class SINE(SequenceModel):
+class SINE(PrefixModel):
     """v = sum_k e_k phi_k, scored by inner product: K of L concepts, each with an interest phi_k of the user.
 
     X_t is the vector of the item at t, C (L, D) the pool of concepts. Every softmax over t is over real steps only:
@@ -112,38 +117,99 @@ class SINE(SequenceModel):
     def newest(self, history: History) -> Tensor:
         items_BN = history.items_BN
         x_BND, real_BN = self.item_embedding(items_BN), items_BN != PAD
-        active_BKD, _ = self._activate(x_BND, real_BN)
-        # P_{k|t}, to which interest a step belongs, and P_{t|k}, which steps matter to an interest.
-        interest_BNK = (self.ln1(self.w3(x_BND)) @ self.ln2(active_BKD).mT).softmax(-1)
-        logits_BNK = self._importance(x_BND, items_BN)
-        if self.assign_logits:
-            share_BNK = over_steps(interest_BNK * logits_BNK, real_BN)
-        else:
-            share_BNK = interest_BNK * over_steps(logits_BNK, real_BN)
-        phi_BKD = self.ln3(share_BNK.mT @ x_BND)
-        # The expected next intention, and the weight of each interest in it.
-        intent_BND = interest_BNK @ active_BKD
-        w3 = self.w3 if self.w3_apt is None else self.w3_apt
-        share_BN1 = over_steps(self.w4(w3(intent_BND).tanh()), real_BN)
-        apt_BD1 = self.ln4(share_BN1.mT @ intent_BND).mT
-        weights_BK1 = (phi_BKD @ apt_BD1 / self.tau).softmax(1)
-        state_BD: Tensor = (weights_BK1 * phi_BKD).sum(1)
-        return state_BD
-
-    def _activate(self, x_BND: Tensor, real_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """C^u (B, K, D), gated, strongest first; and the indices of these concepts (B, K)."""
-        share_BN1 = over_steps(self.w2(self.w1(x_BND).tanh()), real_BN)
-        z_BD = (share_BN1.mT @ x_BND)[:, 0]
-        scores_BK, kept_BK = (z_BD @ self.concepts.weight.T).topk(self.top_k, -1)
-        return self.concepts(kept_BK) * scores_BK.sigmoid()[..., None], kept_BK
-
-    def _importance(self, x_BND: Tensor, items_BN: Tensor) -> Tensor:
-        """The logits of P_{t|k} (B, N, K)."""
+        active_BKD, _ = self._activate(self._summary(x_BND, real_BN))
+        seen_BND = x_BND
         if self.position_embedding is not None:
-            x_BND = x_BND + self.position_embedding(positions(items_BN))
-        hidden_BNKD = (x_BND @ self.w_k1.permute(1, 0, 2).flatten(1)).tanh().unflatten(-1, self.w_k2.shape)
-        logits_BNK: Tensor = (hidden_BNKD * self.w_k2).sum(-1)
-        return logits_BNK
+            seen_BND = seen_BND + self.position_embedding(positions(items_BN))
+        logits_BNK = self._importance(self._hidden(seen_BND))
+        states_BQD = self._states(
+            active_BKD[:, None], x_BND, self._own(x_BND), logits_BNK.mT[:, None], real_BN[:, None]
+        )
+        return states_BQD[:, 0]
+
+    def encode_prefixes(self, history: History) -> Tensor:
+        """Relates each prefix to each of its steps: N^2 (K + 1) D tanh, but no matrix is multiplied for each pair."""
+        x_BND = self.item_embedding(history.items_BN)
+        active_BNKD, _ = self._activate(running_softmax(self._first_logits(x_BND), x_BND))
+        own_BND, hidden_BNKD = self._own(x_BND), self._hidden(x_BND)
+        steps_N = torch.arange(x_BND.shape[1], device=x_BND.device)
+        back_NN = steps_N[:, None] - steps_N
+        states = []
+        for block in steps_N.split(BLOCK):
+            first, end = int(block[0]), int(block[-1]) + 1
+            back_QN = back_NN[first:end, :end]
+            later_QNKD = None
+            if self.position_embedding is not None:
+                later_QNKD = self._hidden(self.position_embedding(back_QN.clamp_min(0)))
+            rows = active_BNKD[:, first:end], x_BND[:, :end], own_BND[:, :end], hidden_BNKD[:, :end]
+            of_users = partial(self._of_users, back_QN >= 0, later_QNKD)
+            states.append(in_blocks(of_users, back_QN.numel() * hidden_BNKD[0, 0].numel(), *rows))
+        return torch.cat(states, 1)
+
+    def _of_users(
+        self,
+        seen_QN: Tensor,
+        later_QNKD: Tensor | None,
+        active_BQKD: Tensor,
+        x_BND: Tensor,
+        own_BND: Tensor,
+        hidden_BNKD: Tensor,
+    ) -> Tensor:
+        """States (B, Q, D) of Q prefixes. ``later_QNKD``: what a step's distance adds to ``hidden_BNKD``."""
+        hidden = hidden_BNKD[:, None]
+        logits_BQNK = self._importance(hidden if later_QNKD is None else hidden + later_QNKD)
+        return self._states(active_BQKD, x_BND, own_BND, logits_BQNK.mT, seen_QN[None])
+
+    def _summary(self, x_BND: Tensor, real_BN: Tensor) -> Tensor:
+        """z of (1), (B, D)."""
+        share_BN = over_steps(self._first_logits(x_BND), real_BN)
+        return (share_BN[:, None] @ x_BND)[:, 0]
+
+    def _first_logits(self, x_BND: Tensor) -> Tensor:
+        """Those of a in (1), (B, N)."""
+        logits_BN1: Tensor = self.w2(self.w1(x_BND).tanh())
+        return logits_BN1[..., 0]
+
+    def _activate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Of z (..., D): C^u (..., K, D), gated, strongest first; and the indices of these concepts (..., K)."""
+        scores, kept = (z @ self.concepts.weight.T).topk(self.top_k, -1)
+        return self.concepts(kept) * scores.sigmoid()[..., None], kept
+
+    def _own(self, x_BND: Tensor) -> Tensor:
+        own_BND: Tensor = self.ln1(self.w3(x_BND))
+        return own_BND
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """X W_{k,1} (..., K, D)."""
+        hidden: Tensor = (x @ self.w_k1.permute(1, 0, 2).flatten(1)).unflatten(-1, self.w_k2.shape)
+        return hidden
+
+    def _importance(self, hidden: Tensor) -> Tensor:
+        """The logits of P_{t|k} (..., K), from what ``_hidden`` gives."""
+        logits: Tensor = (hidden.tanh() * self.w_k2).sum(-1)
+        return logits
+
+    def _states(
+        self, active_BQKD: Tensor, x_BND: Tensor, own_BND: Tensor, logits_BQKN: Tensor, seen_BQN: Tensor
+    ) -> Tensor:
+        """(2) to (5) for Q prefixes of each sequence (B, Q, D), each with steps and concepts of its own."""
+        seen_BQ1N = seen_BQN.unsqueeze(-2)
+        # P_{k|t}, to which interest a step belongs, and P_{t|k}, which steps matter to an interest.
+        keys_BXD = self.ln2(active_BQKD).flatten(1, 2)
+        interest_BQKN = (keys_BXD @ own_BND.mT).unflatten(1, active_BQKD.shape[1:3]).softmax(-2)
+        if self.assign_logits:
+            share_BQKN = over_steps(interest_BQKN * logits_BQKN, seen_BQ1N)
+        else:
+            share_BQKN = interest_BQKN * over_steps(logits_BQKN, seen_BQ1N)
+        phi_BQKD = self.ln3((share_BQKN.flatten(1, 2) @ x_BND).view(active_BQKD.shape))
+        # The expected next intention, and the weight of each interest in it.
+        w3 = self.w3 if self.w3_apt is None else self.w3_apt
+        logits_BQN = self.w4((interest_BQKN.mT @ w3(active_BQKD)).tanh())[..., 0]
+        share_BQN1 = over_steps(logits_BQN, seen_BQN)[..., None]
+        apt_BQ1D = self.ln4((interest_BQKN @ share_BQN1).mT @ active_BQKD)
+        weights_BQK1 = ((phi_BQKD * apt_BQ1D).sum(-1, keepdim=True) / self.tau).softmax(-2)
+        states_BQD: Tensor = (weights_BQK1 * phi_BQKD).sum(2)
+        return states_BQD
 
     @property
     def head(self) -> Head:
@@ -155,7 +221,7 @@ class SINE(SequenceModel):
     @torch.no_grad()
     def diagnose(self, history: History) -> dict[str, Tensor]:
         """``kept_share`` (L): the share of the sequences in which each concept is among the K kept."""
-        _, kept_BK = self._activate(self.item_embedding(history.items_BN), history.items_BN != PAD)
+        _, kept_BK = self._activate(self._summary(self.item_embedding(history.items_BN), history.items_BN != PAD))
         counts_L = torch.bincount(kept_BK.flatten(), minlength=len(self.concepts.weight))
         return {"kept_share": counts_L.float() / len(kept_BK)}
 
@@ -167,7 +233,6 @@ class UnitLength(nn.Module):
         return normalize(x, dim=-1)
 
 
-def over_steps(scores_BNX: Tensor, real_BN: Tensor) -> Tensor:
-    """Softmax over the real steps of each sequence; 0 at padding, so all 0 for an empty history."""
-    real_BN1 = real_BN[..., None]
-    return scores_BNX.masked_fill(~real_BN1, torch.finfo(scores_BNX.dtype).min).softmax(1) * real_BN1
+def over_steps(scores: Tensor, seen: Tensor) -> Tensor:
+    """Softmax over the last dimension, the steps that are ``seen``; 0 at the others, so all 0 for an empty history."""
+    return scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1) * seen

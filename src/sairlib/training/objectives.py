@@ -144,10 +144,7 @@ class NextItem(Objective):
             raise UserError(f"{type(model).__name__} takes no category of the next item; choose objective=next_item")
 
     def batch(self, rows: Rows, generator: torch.Generator, draw: Draw | None) -> Batch:
-        history, targets_BN = self.store.train_window(rows)
-        later = [pad(targets_BN, (0, shift))[:, shift:] for shift in range(1, self.n_targets)]
-        targets_BNS = torch.stack([targets_BN, *later], -1)
-        return Batch(history, targets_BNS, draw(rows.users_B, tuple(targets_BNS.shape[1:])) if draw else None)
+        return every_step(self.store, rows, draw, self.n_targets)
 
     def states(self, model: Recommender, batch: Batch) -> tuple[State, Tensor, Negatives | None]:
         assert isinstance(model, StepModel)
@@ -156,8 +153,21 @@ class NextItem(Objective):
             encoded = model.encode_given(batch.history, batch.targets_BNS[..., 0])
         else:
             encoded = model.encode(batch.history)
-        states = map_state(lambda states_BN: states_BN.flatten(0, 1), encoded)
-        return states, batch.targets_BNS.flatten(0, 1), flattened(batch.negatives)
+        return flat(encoded, batch)
+
+
+def every_step(store: SequenceStore, rows: Rows, draw: Draw | None, n_targets: int = 1) -> Batch:
+    """The newest training steps of these users, each with its next ``n_targets`` items."""
+    history, targets_BN = store.train_window(rows)
+    later = [pad(targets_BN, (0, shift))[:, shift:] for shift in range(1, n_targets)]
+    targets_BNS = torch.stack([targets_BN, *later], -1)
+    return Batch(history, targets_BNS, draw(rows.users_B, tuple(targets_BNS.shape[1:])) if draw else None)
+
+
+def flat(encoded: State, batch: Batch) -> tuple[State, Tensor, Negatives | None]:
+    """States (B, N, ...), targets and negatives of every step with X in place of (B, N)."""
+    states = map_state(lambda states_BN: states_BN.flatten(0, 1), encoded)
+    return states, batch.targets_BNS.flatten(0, 1), flattened(batch.negatives)
 
 
 def flattened(negatives: Negatives | None) -> Negatives | None:

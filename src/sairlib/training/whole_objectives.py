@@ -8,12 +8,12 @@ from torch import Tensor
 from sairlib.batch import PAD, Batch, Negatives, State, lengths, map_state
 from sairlib.data.sequences import Rows, SequenceStore
 from sairlib.errors import UserError
-from sairlib.models.recommender import ClozeModel, Recommender
+from sairlib.models.recommender import ClozeModel, PrefixModel, Recommender, StepModel
 from sairlib.training.losses import Loss
 from sairlib.training.negatives import Draw, Sampler
-from sairlib.training.objectives import Objective, flattened, mapped
+from sairlib.training.objectives import Objective, every_step, flat, flattened, mapped
 
-DRAWS = ("pairs", "users")
+DRAWS = ("pairs", "users", "all")
 
 
 @final
@@ -23,7 +23,8 @@ class Prefix(Objective):
     ``draw``: ``pairs`` draws uniformly from all pairs of a user and one of the user's prefixes. The models' public code
     weighs pairs so too, but its epoch shows all pairs; an epoch here draws as many pairs as there are users (1/160 of
     all on ML-1M). ``users`` takes every user once per epoch, cut at a random step: a step of a user with few steps then
-    weighs much more than one of a user with many.
+    weighs much more than one of a user with many. ``all`` draws nothing: an epoch has every prefix of each user's
+    newest ``max_len`` training steps, for models that make all their states together (``PrefixModel``).
     """
 
     def __init__(
@@ -32,22 +33,29 @@ class Prefix(Objective):
         super().__init__(loss, sampler, store, batch_size)
         if draw not in DRAWS:
             raise UserError(f"draw={draw}: choose one of {', '.join(DRAWS)}")
-        self.pairs = draw == "pairs"
+        self.draw = draw
         self.pairs_up_to = (store.train_lengths[store.train_users] - 1).cumsum(0)
         """How many pairs each training user and those before have (U)."""
 
     def steps(self) -> float:
-        return float(len(self.store.train_users))
+        return self.store.n_train_steps if self.draw == "all" else float(len(self.store.train_users))
 
     def check(self, model: Recommender) -> None:
         super().check(model)
         if isinstance(model, ClozeModel):
             raise UserError(f"{type(model).__name__} is trained on masked items; choose objective=cloze")
+        if self.draw == "all" and not isinstance(model, PrefixModel):
+            raise UserError(
+                f"objective.draw=all: {type(model).__name__} cannot make the states of all prefixes together; choose"
+                f" {'objective=next_item' if isinstance(model, StepModel) else 'objective.draw=pairs'}"
+            )
 
     def batch(self, rows: Rows, generator: torch.Generator, draw: Draw | None) -> Batch:
         users_B, store = rows.users_B, self.store
+        if self.draw == "all":
+            return every_step(store, rows, draw)
         random_B = torch.rand(len(users_B), generator=generator, device=users_B.device, dtype=torch.float64)
-        if self.pairs:
+        if self.draw == "pairs":
             pair_B = (random_B * self.pairs_up_to[-1]).long()
             nth_B = torch.searchsorted(self.pairs_up_to, pair_B, right=True)
             users_B, ends_B = store.train_users[nth_B], self.pairs_up_to[nth_B] - pair_B
@@ -58,6 +66,9 @@ class Prefix(Objective):
         return Batch(store.history(users_B, ends_B, store.max_len), targets_B11, negatives)
 
     def states(self, model: Recommender, batch: Batch) -> tuple[State, Tensor, Negatives | None]:
+        if self.draw == "all":
+            assert isinstance(model, PrefixModel)
+            return flat(model.encode_prefixes(batch.history), batch)
         return model.newest(batch.history), batch.targets_BNS.flatten(0, 1), flattened(batch.negatives)
 
 
